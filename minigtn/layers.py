@@ -1,0 +1,121 @@
+"""Layers as pure functions of a dict of weights.
+
+A layer called ``L`` reads the entries ``L.<role>`` of ``params: dict[str, Tensor]``:
+
+====================  ============================  =========================================================
+role                  shape                         meaning
+====================  ============================  =========================================================
+``weight``            (out, in) or (out, in, 3, 3)  the weight itself, when the layer is not weight-normalised
+``direction, gain``   as weight; (out,)             weight normalisation: W = gain * direction / |direction|
+``bias``              (out,)                        added after the normalisation, so one bias serves both
+``norm_scale``        (out,)                        only with ``norm="batch"``
+====================  ============================  =========================================================
+
+Sources: weight normalisation and mean-only batch normalisation, Salimans & Kingma 2016 (arXiv 1602.07868, sections 2 and 3);
+their place in a GTN, Such et al. 2019 (arXiv 1912.07768). Departure: 1e-12 under the square root of ``|direction|``, so that
+a zero direction has a finite second derivative. All statistics are those of the batch at hand: no running state, so a learner is
+a pure function, and predictions depend (slightly) on the batch an image is evaluated in.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Params = dict[str, Tensor]
+Norm = Literal["none", "mean-only", "batch"]
+Pool = Literal["max", "average"]
+
+SLOPE = 0.1  # of every leaky ReLU, as in the authors' code
+EPS_NORM = 1e-5
+EPS_DIRECTION = 1e-12
+
+
+def init_layer(
+    name: str,
+    shape: tuple[int, ...],
+    rng: torch.Generator,
+    *,
+    weight_norm: bool,
+    norm: Norm = "none",
+    scale: float = 1.0,
+    dtype: torch.dtype = torch.float32,
+) -> Params:
+    """Fresh weights of one dense ``(out, in)`` or conv ``(out, in, 3, 3)`` layer, on the CPU, reproducible from ``rng``.
+
+    Weights are normal with standard deviation ``scale * sqrt(2 / fan_in)`` (He et al. 2015); with weight normalisation the
+    initial ``gain`` is the length of the direction, so both kinds start as the same function. Biases start at zero.
+    """
+    out, fan_in = shape[0], math.prod(shape[1:])
+    weight = torch.randn(shape, generator=rng, dtype=dtype) * (scale * math.sqrt(2.0 / fan_in))
+    params: Params = {}
+    if weight_norm:
+        params[f"{name}.direction"] = weight
+        params[f"{name}.gain"] = weight.flatten(1).norm(dim=1)
+    else:
+        params[f"{name}.weight"] = weight
+    params[f"{name}.bias"] = torch.zeros(out, dtype=dtype)
+    if norm == "batch":
+        params[f"{name}.norm_scale"] = torch.ones(out, dtype=dtype)
+    return params
+
+
+def weight(params: Params, name: str) -> Tensor:
+    """The weight of layer ``name``: ``(out, in[, 3, 3])``, weight-normalised if the layer has a direction and a gain."""
+    plain = params.get(f"{name}.weight")
+    if plain is not None:
+        return plain
+    direction, gain = params[f"{name}.direction"], params[f"{name}.gain"]
+    length = (direction.flatten(1).square().sum(1) + EPS_DIRECTION).sqrt()  # (out,)
+    return direction * (gain / length).view(-1, *[1] * (direction.dim() - 1))
+
+
+def linear(params: Params, name: str, x: Tensor) -> Tensor:
+    """``(N, in) -> (N, out)``, without the bias."""
+    return x @ weight(params, name).T
+
+
+def conv3x3(params: Params, name: str, x: Tensor, *, padding: int = 1) -> Tensor:
+    """``(N, in, H, W) -> (N, out, H, W)``: 3x3, stride 1, zero padding, without the bias."""
+    return F.conv2d(x, weight(params, name), padding=padding)
+
+
+def normalise(params: Params, name: str, x: Tensor, norm: Norm) -> Tensor:
+    """Normalise each channel over all other axes of ``x`` (N, channels, ...), then add the layer's bias. Same shape."""
+    axes = [0, *range(2, x.dim())]
+    per_channel = (1, -1, *[1] * (x.dim() - 2))
+    if norm != "none":
+        x = x - x.mean(axes, keepdim=True)
+    if norm == "batch":
+        deviation = (x.square().mean(axes, keepdim=True) + EPS_NORM).sqrt()
+        x = x * (params[f"{name}.norm_scale"].view(per_channel) / deviation)
+    return x + params[f"{name}.bias"].view(per_channel)
+
+
+def leaky_relu(x: Tensor) -> Tensor:
+    """``max(x, 0.1 x)``."""
+    return F.leaky_relu(x, SLOPE)
+
+
+def pool(x: Tensor, kind: Pool) -> Tensor:
+    """Halve height and width: ``max`` is 3x3 stride 2 padding 1 (rounds up), ``average`` is 2x2 stride 2 (rounds down)."""
+    return F.max_pool2d(x, 3, 2, 1) if kind == "max" else F.avg_pool2d(x, 2)
+
+
+def upsample(x: Tensor) -> Tensor:
+    """``(N, C, H, W) -> (N, C, 2H, 2W)``, nearest neighbour."""
+    return F.interpolate(x, scale_factor=2, mode="nearest")
+
+
+def reflect_pad(x: Tensor) -> Tensor:
+    """One pixel on each side, mirrored at the border: ``(N, C, H, W) -> (N, C, H+2, W+2)``."""
+    return F.pad(x, (1, 1, 1, 1), mode="reflect")
+
+
+def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """Mean cross entropy of ``logits`` (N, K) against class probabilities ``y`` (N, K) or class numbers ``y`` (N,), a scalar."""
+    return F.cross_entropy(logits, y)
