@@ -1,0 +1,432 @@
+"""A run on one page, and a curriculum as a file for other programs.
+
+    page = report.write(Path("runs/demo"))          # report.html: one file, no script, no request to anywhere
+    report.export(curriculum, Path("digits.png"), "float32")
+
+Matplotlib is imported when something is drawn, not with the package.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from minigtn.curriculum import Curriculum, load_curriculum
+from minigtn.files import read_json, read_metrics, write_atomically
+
+# Okabe and Ito's colours, told apart by everybody, lighter on dark ground; the page and its figures share them.
+NAMES = ("taught", "real", "ink", "soft", "line", "card", "page")
+PALETTES = {
+    "light": dict(zip(NAMES, ("#0072b2", "#d55e00", "#1f2328", "#5b6470", "#d8dee6", "#ffffff", "#f4f6f8"), strict=True)),
+    "dark": dict(zip(NAMES, ("#56b4e9", "#f0964a", "#e8ebef", "#a3adba", "#353c46", "#1b1f25", "#121519"), strict=True)),
+}
+FIGURE = (4.4, 3.6)  # inches: 422 CSS pixels wide, so that 10 pt letters are still legible on a telephone
+ALL_STEPS, SOME_STEPS, MOST_CLASSES = 32, 16, 16  # columns (all of them, or of more) and rows of the sheet on the page
+POINTS = 1000  # drawn of a longer curve
+
+CSS = """
+* { box-sizing: border-box } body { margin: 0; background: var(--page); color: var(--ink); font: 16px/1.5 system-ui, sans-serif }
+main { max-width: 1080px; margin: auto; padding: 32px 16px } h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 }
+h2 { font-size: 1.1rem; margin: 0 0 8px } p { margin: 8px 0 0; color: var(--soft) } header { margin-bottom: 16px }
+.card { background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: 16px; min-width: 0; margin-bottom: 16px }
+.grid { display: grid; gap: 0 16px; grid-template-columns: repeat(auto-fit, minmax(min(100%, 440px), 1fr)) }
+.numbers { display: flex; flex-wrap: wrap; gap: 8px 48px } .numbers small { font-size: 1.1rem; font-weight: 400; color: var(--soft) }
+.numbers b { display: block; font-size: 2.6rem; line-height: 1.15; white-space: nowrap }
+.taught b { color: var(--taught) } .real b { color: var(--real) }
+.note { border-left: 4px solid var(--real); padding-left: 12px; color: var(--ink) } .scroll { overflow-x: auto }
+picture img { display: block; width: 100%; max-width: 560px; height: auto; margin: auto }
+table { border-collapse: collapse; font-size: .86rem; width: 100% } th { text-align: left; font-weight: 500; color: var(--soft) }
+.columns { columns: 300px; column-gap: 32px } .columns table { break-inside: avoid; margin-bottom: 20px }
+.columns td, .columns th { padding: 3px 0; vertical-align: top } .columns th { padding-right: 12px; white-space: nowrap }
+.columns td { text-align: right; overflow-wrap: anywhere } .columns tr { border-bottom: 1px solid var(--line) }
+.sheet { --cell: var(--wide); width: auto; margin: auto } .sheet td { padding: 0 } .crisp img { image-rendering: pixelated }
+@media (max-width: 600px) { .sheet { --cell: var(--phone) } }
+.sheet img { background: var(--line); box-shadow: -3px -3px 0 var(--line) }
+.sheet img, .steps { display: block; width: calc(var(--n) * var(--cell) * 1px); height: auto }
+.sheet th { position: sticky; left: 0; background: var(--card); padding: 0 10px 0 0; text-align: right; white-space: nowrap }
+.steps { display: flex; text-align: center; color: var(--soft); font-size: .72rem } .steps span { flex: 1 }
+.heat td, .heat th { padding: 5px 8px; text-align: right; font-variant-numeric: tabular-nums }
+.heat td { background: color-mix(in srgb, var(--real) calc(var(--heat) * 55%), transparent) }
+.heat .best { outline: 2px solid var(--real); outline-offset: -2px; font-weight: 700 }
+"""
+
+
+# ---- what the two commands call ----
+
+
+def write(folder: Path) -> Path:
+    """Draw the run in ``folder`` into its ``report.html``, written atomically, and return that path.
+
+    Works from ``config.json`` alone; what a run has not made yet is left out, and the page says so. The same files give the same bytes.
+    Cost: seconds; the page stays below 3 MB. Raises FileNotFoundError without a config.json, ValueError for an unreadable file.
+    """
+    page = folder / "report.html"
+    write_atomically(page, _page(_Run.read(folder)))
+    return page
+
+
+def export(curriculum: Curriculum, target: Path, pixels: str) -> None:
+    """Write ``curriculum`` to one file, atomically; the ending of ``target`` chooses the format.
+
+    ``.safetensors``: for :func:`minigtn.load_curriculum`, with ``pixels`` "float32" or "uint8" · ``.npz``: NumPy arrays x (T, B, C, H, W),
+    y (T, B, K), lr (T,), momentum (T,), class_names (K,), mean (C,), std (C,) · ``.png``: :func:`contact_sheet` of all steps and classes,
+    enlarged to cells of 40 pixels or more. Raises ValueError for any other ending.
+    """
+    ending = target.suffix.lower()
+    if ending == ".safetensors":
+        curriculum.save(target, pixels=pixels)
+    elif ending == ".npz":
+        arrays: Any = {name: getattr(curriculum, name).detach().cpu().numpy() for name in ("x", "y", "lr", "momentum")}
+        arrays |= {name: np.array(getattr(curriculum, name)) for name in ("class_names", "mean", "std")}
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **arrays)
+        write_atomically(target, buffer.getvalue())
+    elif ending == ".png":
+        T, K = len(curriculum.x), len(curriculum.class_names)
+        scale = -(-40 // curriculum.x.shape[-1])
+        write_atomically(target, _png(contact_sheet(curriculum, range(T), range(K)).repeat(scale, 0).repeat(scale, 1)))
+    else:
+        raise ValueError(f"a curriculum is exported to a file that ends in .safetensors, .npz or .png, not to {target.name!r}")
+
+
+def contact_sheet(curriculum: Curriculum, steps: Sequence[int], classes: Sequence[int]) -> NDArray[np.uint8]:
+    """The first image of each class (rows) in the batch of each step (columns), as RGBA.
+
+    Returns uint8 (len(classes) * (H + gap), len(steps) * (W + gap), 4): a gap of max(1, W // 14) pixels follows every image. Pixels are
+    taken out of standardised units and clipped to what a real one can be; other than 3 channels are shown as their mean. Gaps, and the
+    cells of classes that a batch does not hold, are transparent.
+    """
+    C, H, W = curriculum.x.shape[2:]
+    gap = max(1, W // 14)
+    labels = curriculum.y.argmax(-1).cpu().numpy()
+    sheet = np.zeros((len(classes), H + gap, len(steps), W + gap, 4), np.uint8)
+    for column, t in enumerate(steps):
+        for row, k in enumerate(classes):
+            found = np.flatnonzero(labels[t] == k)
+            if len(found):
+                image = curriculum.x[t, int(found[0])].detach().cpu().double().numpy()
+                image = image * np.reshape(curriculum.std, (-1, 1, 1)) + np.reshape(curriculum.mean, (-1, 1, 1))
+                rgb = image if C == 3 else image.mean(0, keepdims=True)
+                sheet[row, :H, column, :W, :3] = (rgb.clip(0, 1) * 255).round().transpose(1, 2, 0)
+                sheet[row, :H, column, :W, 3] = 255
+    return sheet.reshape(len(classes) * (H + gap), len(steps) * (W + gap), 4)
+
+
+# ---- the run ----
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What a run's folder holds so far."""
+
+    name: str
+    config: dict[str, Any]
+    environment: dict[str, Any]
+    records: list[dict[str, Any]]
+    curriculum: Curriculum | None
+    result: dict[str, Any] | None
+
+    @classmethod
+    def read(cls, folder: Path) -> _Run:
+        saved = read_json(folder / "config.json")
+        result = read_json(folder / "result.json") if (folder / "result.json").exists() else None
+        curriculum = load_curriculum(folder) if (folder / "curriculum.safetensors").exists() else None
+        config, records = (result or saved)["config"], read_metrics(folder / "metrics.jsonl")
+        return cls(folder.resolve().name, config, saved, records, curriculum, result)
+
+    @property
+    def outer_steps(self) -> int:
+        """Outer steps taken so far."""
+        return int(self.records[-1]["step"]) if self.records else 0
+
+    def column(self, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Outer steps, and the metric ``name`` at them, where it was recorded; null (not finite) becomes NaN."""
+        pairs = [(r["step"], r[name]) for r in self.records if name in r]
+        steps, values = np.array(pairs, float).reshape(-1, 2).T
+        return steps, values
+
+
+# ---- the page ----
+
+
+def _page(run: _Run) -> str:
+    light, dark = ("".join(f"--{name}: {colour}; " for name, colour in PALETTES[theme].items()) for theme in ("light", "dark"))
+    themes = f":root {{ color-scheme: light dark; {light}}} @media (prefers-color-scheme: dark) {{ :root {{ {dark}}} }}"
+    figures = "".join((_accuracy(run), _schedules(run), _outer_loop(run), _tuning(run)))
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<title>{escape(run.config["dataset"])}, {escape(run.name)} | minigtn</title><link rel="icon" href="data:,">
+<style>{themes}{CSS}</style></head>
+<body><main>{_header(run)}{_headline(run)}{_sheet(run)}<div class="grid">{figures}</div>{_settings(run)}</main></body></html>
+"""
+
+
+def _card(title: str, body: str, caption: str, note: str = "") -> str:
+    """A section; title, caption and note are plain text, the body is HTML."""
+    heading = f"<h2>{escape(title)}</h2>" if title else ""
+    return f'<section class="card">{heading}{body}<p>{escape(caption)}</p>{_note(note)}</section>'
+
+
+def _note(text: str) -> str:
+    return f'<p class="note">{escape(text)}</p>' if text else ""
+
+
+def _header(run: _Run) -> str:
+    teacher, total = run.config["teacher"], run.config["meta"]["outer_steps"]
+    T, B = run.curriculum.x.shape[:2] if run.curriculum else (teacher["inner_steps"], teacher["batch_size"])
+    intro = f"{T} inner steps of {B} synthetic images, by a teacher that was meta-trained for {run.outer_steps:,} outer steps."
+    missing, skipped = "", ""
+    if run.result is None:
+        has = {"no metrics": run.records, "no curriculum": run.curriculum, "no test accuracy yet": None}
+        missing = f"This run is not finished: {run.outer_steps:,} of {total:,} outer steps are done; it has "
+        missing += ", ".join(lack for lack, there in has.items() if not there) + ". The same command with --resume goes on."
+    if run.records and run.records[-1]["skipped"]:
+        skipped = f"{run.records[-1]['skipped']:,} of {run.outer_steps:,} meta-gradients were not finite and were skipped."
+    return f"<header><h1>A curriculum for {escape(run.config['dataset'])}</h1><p>{intro}</p>{_note(missing)}{_note(skipped)}</header>"
+
+
+def _headline(run: _Run) -> str:
+    if run.result is None:
+        return ""
+    r = run.result
+    numbers = "".join(
+        f'<div class="{colour}">{label}<b>{_percent(r[f"{arm}_accuracy"])} <small>± {_percent(r[f"{arm}_accuracy_std"])}</small></b></div>'
+        for arm, colour, label in (("gtn", "taught", "taught by the curriculum"), ("real", "real", "real data, tuned"))
+    )
+    points = f"{100 * (r['gtn_accuracy'] - r['real_accuracy']):+.1f}".replace("-", "\N{MINUS SIGN}")
+    numbers += f"<div>difference<b>{points} <small>points</small></b></div>"
+    caption = f"Test accuracy after {r['inner_steps']} inner steps of {r['batch_size']} images: "
+    caption += f"mean ± 1 standard deviation over n = {r['n_learners']} fresh learners."
+    return _card("", f'<div class="numbers">{numbers}</div>', caption)
+
+
+def _sheet(run: _Run) -> str:
+    c = run.curriculum
+    if c is None:
+        return ""
+    T, K, W = len(c.x), len(c.class_names), c.x.shape[-1]
+    steps, classes = _evenly(T, ALL_STEPS if T <= ALL_STEPS else SOME_STEPS), _evenly(K, MOST_CLASSES)
+    sheet = contact_sheet(c, steps, classes)
+    high, wide = len(sheet) // len(classes), sheet.shape[1] // len(steps)  # one cell
+    crisp = W < 24  # few pixels are shown as squares, enlarged by a whole number
+    large, small = (max(wide, size - size % wide if crisp else size) for size in (min(72, 940 // len(steps)), 40))
+    numbers = "".join(f"<span>{t + 1}</span>" for t in steps)
+    rows = f'<tr><th>step</th><td><div class="steps">{numbers}</div></td></tr>'
+    for i, k in enumerate(classes):
+        name, uri = escape(c.class_names[k]), _uri("png", _png(sheet[i * high : (i + 1) * high]))
+        rows += f'<tr><th scope="row">{name}</th><td><img src="{uri}" alt="Synthetic images of class {name}"></td></tr>'
+    caption = "Read from left to right, this is what a fresh learner is taught: an image of each class (rows) for each inner step (columns)"
+    caption += f", {len(steps)} of {T} steps shown" if len(steps) < T else ""
+    caption += f", {len(classes)} of {K} classes shown" if len(classes) < K else ""
+    caption += "; where a cell is empty, the batch holds no such image" if sheet[::high, ::wide, 3].min() == 0 else ""
+    style = f"--n:{len(steps)};--wide:{large};--phone:{min(large, small)}"
+    table = f'<table class="sheet{" crisp" if crisp else ""}" style="{style}">{rows}</table>'
+    return _card("The curriculum", f'<div class="scroll" tabindex="0">{table}</div>', caption + ".")
+
+
+def _accuracy(run: _Run) -> str:
+    if run.result is None:
+        return ""
+    r, lines = run.result, []
+    for arm, colour, label in (("real", "real", "real data, tuned"), ("gtn", "taught", "taught by the curriculum")):
+        mean, std = (100 * np.array(r[f"{arm}_curve"][part]) for part in ("mean", "std"))
+        lines.append(_Line(np.arange(1, len(mean) + 1), mean, colour, label, spread=std))
+    reached = np.flatnonzero(np.array(r["gtn_curve"]["mean"]) >= r["real_accuracy"])
+    caption = f"Taught learners {'reach' if len(reached) else 'do not reach'} the {_percent(r['real_accuracy'])} at which real data end"
+    caption += f" after {reached[0] + 1} of {r['inner_steps']} steps" if len(reached) else ""
+    caption += f"; bands are ± 1 standard deviation over {r['n_learners']} learners."
+    return _figure("Accuracy of a fresh learner", [_Panel("test accuracy (%)", lines)], "inner step", caption)
+
+
+def _schedules(run: _Run) -> str:
+    c = run.curriculum
+    if c is None:
+        return ""
+    t = np.arange(1, len(c.lr) + 1)
+    panels, ranges = [], []
+    for name, label, values in (("lr", "learning rate", c.lr), ("momentum", "momentum", c.momentum)):
+        y, legend = values.detach().cpu().numpy(), name == "lr"
+        lines = [_Line(t, y, "taught", "learned by the teacher" if legend else "")]
+        if run.result:
+            constant = np.full(len(t), run.result["real_arm"][name])
+            lines.insert(0, _Line(t, constant, "real", "real data, tuned" if legend else "", dashed=True))
+        panels.append(_Panel(label, lines, log=name == "lr" and _spans_decades(y), from_zero=True))
+        ranges.append(f"a {label} from {y.min():.2g} to {y.max():.2g}")
+    return _figure("Step sizes", panels, "inner step", f"The teacher gives every inner step its own: {' and '.join(ranges)}.")
+
+
+def _outer_loop(run: _Run) -> str:
+    if not run.records:
+        return ""
+    steps, losses = run.column("meta_loss")
+    window = 1 + 2 * (len(losses) // 60)
+    smooth = _smooth(losses, window)
+    raw = [_Line(steps, losses, "soft", "each outer step", thin=True)] if window > 1 else []
+    mean = _Line(steps, smooth, "taught", f"mean of {window} steps" if window > 1 else "each outer step")
+    panels = [_Panel("meta-loss (nats)", [*raw, mean], log=_spans_decades(losses))]
+    finite = smooth[np.isfinite(smooth)]
+    caption = f"The meta-loss went from {finite[0]:.2f} to {finite[-1]:.2f}" if len(finite) else "No meta-loss was finite"
+    valid_steps, valid = run.column("valid_accuracy")
+    if len(valid):
+        best = int(valid.argmax())
+        panels.append(_Panel("validation acc. (%)", [_Line(valid_steps, 100 * valid, "taught")]))
+        caption += f"; validation accuracy was best at outer step {valid_steps[best]:,.0f} ({_percent(valid[best])})"
+        caption += ", and that teacher is the result" if run.config["meta"]["valid_every"] and run.curriculum else ""
+    return _figure("Meta-training", panels, "outer step", caption + ".")
+
+
+def _tuning(run: _Run) -> str:
+    if run.result is None:
+        return ""
+    arm = run.result["real_arm"]
+    scores = {(s["lr"], s["momentum"]): s["valid_accuracy"] for s in arm["tuning"]}
+    lrs, momenta = (sorted({key[i] for key in scores}) for i in (0, 1))
+    rows = "<tr><th>lr \\ momentum</th>" + "".join(f'<th scope="col">{momentum:g}</th>' for momentum in momenta) + "</tr>"
+    for lr in lrs:
+        rows += f'<tr><th scope="row">{lr:g}</th>'
+        for momentum in momenta:
+            score, best = scores[lr, momentum], (lr, momentum) == (arm["lr"], arm["momentum"])
+            rows += f'<td style="--heat:{score:.3f}"{" class=best" if best else ""}>{_percent(score)}</td>'
+        rows += "</tr>"
+    caption = f"Real data do best with learning rate {arm['lr']:g} and momentum {arm['momentum']:g}, by {arm['tuned_on']} accuracy."
+    note = f"The tuned learning rate {arm['lr']:g} is at the edge of its grid: a wider --evaluation.real-lrs may do better."
+    table = f'<div class="scroll" tabindex="0"><table class="heat">{rows}</table></div>'
+    return _card("Tuning of the real-data arm", table, caption, note if arm["at_edge_of_grid"] else "")
+
+
+def _settings(run: _Run) -> str:
+    result, saved = run.result or {}, run.environment
+    made = {name: saved.get(name, "unknown") for name in ("device", "commit")}
+    made |= {f"{name}, evaluation": result[name] for name in made if result.get(name, made[name]) != made[name]}
+    spent = {"meta-training": run.records[-1].get("seconds") if run.records else None, "evaluation": result.get("evaluation_seconds")}
+    made |= {name: f"{seconds:,.0f} s" for name, seconds in spent.items() if seconds is not None} | saved.get("versions", {})
+    single = {name: value for name, value in run.config.items() if not isinstance(value, dict)}
+    groups = [{f"{group}.{k}": v for k, v in values.items()} for group, values in run.config.items() if isinstance(values, dict)]
+    tables = "".join(_table(flags) for flags in ({k.replace("_", "-"): v for k, v in group.items()} for group in (single, *groups)))
+    caption = "Settings by the names of their flags, and what the figures were made with."
+    return _card("Settings", f'<div class="columns">{tables}{_table(made)}</div>', caption)
+
+
+def _table(rows: dict[str, Any]) -> str:
+    texts = {name: " ".join(map(str, value)) or "(none)" if isinstance(value, list) else str(value) for name, value in rows.items()}
+    cells = (f'<tr><th scope="row">{escape(name)}</th><td>{escape(text)}</td></tr>' for name, text in texts.items())
+    return f"<table>{''.join(cells)}</table>"
+
+
+# ---- figures ----
+
+
+@dataclass(frozen=True)
+class _Line:
+    """One curve: x (n,), y (n,), a colour's name in PALETTES, and how it is drawn."""
+
+    x: NDArray[Any]
+    y: NDArray[Any]
+    colour: str
+    label: str = ""
+    spread: NDArray[Any] | None = None
+    dashed: bool = False
+    thin: bool = False
+
+
+@dataclass(frozen=True)
+class _Panel:
+    """One pair of axes with its curves; panels of a figure share their x-axis."""
+
+    ylabel: str
+    lines: list[_Line]
+    log: bool = False
+    from_zero: bool = False
+
+
+def _figure(title: str, panels: list[_Panel], xlabel: str, caption: str) -> str:
+    """A card with one picture, drawn for light and for dark pages, and the sentence that says what to see."""
+    light, dark = (_uri("svg+xml", _svg(panels, xlabel, PALETTES[theme])) for theme in ("light", "dark"))
+    alt = escape(" and ".join(panel.ylabel for panel in panels) + f" against {xlabel}")
+    picture = f"""<picture><source media="(prefers-color-scheme: dark)" srcset="{dark}">
+<img src="{light}" width="{96 * FIGURE[0]:.0f}" height="{96 * FIGURE[1]:.0f}" alt="{alt}"></picture>"""
+    return _card(title, picture, caption)
+
+
+def _svg(panels: list[_Panel], xlabel: str, palette: dict[str, str]) -> bytes:
+    """The panels, one above the other, on a transparent ground; no dates or random names inside: same panels, same bytes."""
+    import matplotlib.style
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    ink = dict.fromkeys(("text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), palette["ink"])
+    line = dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color", "grid.color"), palette["line"])
+    ground = dict.fromkeys(("figure.facecolor", "axes.facecolor"), "none")
+    off = dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False)
+    look = {**ink, **line, **ground, **off, "axes.grid": True, "font.size": 10, "legend.fontsize": 9, "svg.hashsalt": "minigtn"}
+    with matplotlib.style.context(["default", look]):
+        figure = Figure(figsize=FIGURE, layout="constrained")
+        for axes, panel in zip(figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0], panels, strict=True):
+            for curve in panel.lines:
+                _draw(axes, curve, palette[curve.colour])
+            axes.set_ylabel(panel.ylabel)
+            axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
+            if panel.log:
+                axes.set_yscale("log")
+            elif panel.from_zero:
+                axes.set_ylim(0, 1.08 * max(curve.y.max() for curve in panel.lines))
+            if any(curve.label for curve in panel.lines):
+                axes.legend(loc="lower left", bbox_to_anchor=(0, 1), borderpad=0, ncols=2, reverse=True)
+        axes.set_xlabel(xlabel)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    return buffer.getvalue()
+
+
+def _draw(axes: Any, curve: _Line, colour: str) -> None:
+    some = slice(None, None, -(-len(curve.x) // POINTS) or 1)
+    x, y = curve.x[some], curve.y[some]
+    marker = "o" if len(x) <= 40 and not curve.dashed else None
+    weight = {"linewidth": 0.8, "alpha": 0.6} if curve.thin else {"linewidth": 2}
+    axes.plot(x, y, "--" if curve.dashed else "-", color=colour, label=curve.label or None, marker=marker, markersize=4, **weight)
+    if curve.spread is not None:
+        axes.fill_between(x, y - curve.spread[some], y + curve.spread[some], color=colour, alpha=0.2, linewidth=0)
+
+
+def _smooth(values: NDArray[np.float64], window: int) -> NDArray[np.float64]:
+    """Moving average over ``window`` (odd) values around each, fewer at the ends; values that are not finite do not count."""
+    finite, ones = np.isfinite(values), np.ones(window)
+    total, count = (np.convolve(part, ones)[window // 2 :][: len(values)] for part in (np.where(finite, values, 0), finite.astype(float)))
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+def _spans_decades(values: ArrayLike) -> bool:
+    """Whether positive values span so much that a logarithmic axis shows them better."""
+    finite = np.asarray(values)[np.isfinite(values)]
+    return bool(len(finite) and finite.min() > 0 and finite.max() > 30 * finite.min())
+
+
+def _png(rgba: NDArray[np.uint8]) -> bytes:
+    from matplotlib.image import imsave
+
+    buffer = io.BytesIO()
+    metadata: Any = {"Software": None}  # or it names matplotlib's version
+    imsave(buffer, rgba, format="png", metadata=metadata, pil_kwargs={"optimize": True})
+    return buffer.getvalue()
+
+
+def _uri(kind: str, content: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _evenly(n: int, most: int) -> list[int]:
+    """All of 0..n-1, or ``most`` of them, evenly spaced from the first to the last."""
+    return np.linspace(0, n - 1, min(n, most)).round().astype(int).tolist()
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.1f}%"
