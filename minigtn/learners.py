@@ -56,6 +56,8 @@ class LearnerConfig:
             )
         if min((*self.channels, *self.hidden), default=1) < 1:
             raise ValueError(f"widths must be positive, not channels={self.channels}, hidden={self.hidden}")
+        if not self.head_scale > 0:
+            raise ValueError(f"head_scale must be positive (a head that starts at zero gets no gradient), not {self.head_scale}")
 
 
 MNIST_LEARNER = LearnerConfig()
@@ -69,6 +71,9 @@ class Learner:
     config: LearnerConfig
     image_shape: tuple[int, int, int]
     n_classes: int
+
+    def __post_init__(self) -> None:
+        _ = self._shapes  # images that are too small are refused here, not at the first use
 
     @cached_property
     def _shapes(self) -> dict[str, tuple[int, ...]]:

@@ -298,7 +298,8 @@ def _tuning(run: _Run) -> str:
             rows += f'<td style="--heat:{score:.3f}"{" class=best" if best else ""}>{_percent(score)}</td>'
         rows += "</tr>"
     caption = f"Real data do best with learning rate {arm['lr']:g} and momentum {arm['momentum']:g}, by {arm['tuned_on']} accuracy."
-    note = f"The tuned learning rate {arm['lr']:g} is at the edge of its grid: a wider --evaluation.real-lrs may do better."
+    sizes = f"learning rate {arm['lr']:g}, momentum {arm['momentum']:g}"
+    note = f"The tuned {sizes} is at the edge of the grid: a wider --evaluation.real-lrs or --evaluation.real-momenta may do better."
     table = f'<div class="scroll" tabindex="0"><table class="heat">{rows}</table></div>'
     return _card("Tuning of the real-data arm", table, caption, note if arm["at_edge_of_grid"] else "")
 

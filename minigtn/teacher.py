@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from minigtn.layers import conv3x3, init_layer, leaky_relu, linear, normalise, reflect_pad, upsample
+from minigtn.layers import Params, conv3x3, init_layer, leaky_relu, linear, normalise, reflect_pad, upsample
 
 LR_RANGE = (1e-4, 10.0)
 MOMENTUM_MAX = 0.99
@@ -39,10 +39,10 @@ class TeacherConfig:
     """Initial inner momentum, learned per step within (0, 0.99)."""
 
     def __post_init__(self) -> None:
-        if self.inner_steps < 1 or self.batch_size < 1:
-            raise ValueError(
-                f"inner_steps={self.inner_steps} and batch_size={self.batch_size} must both be at least 1"
-            )
+        sizes = {name: getattr(self, name) for name in ("inner_steps", "batch_size", "z_size", "dense")} | {"channels": min(self.channels)}
+        small = [name for name, size in sizes.items() if size < 1]
+        if small:
+            raise ValueError(f"{small[0]} must be at least 1, not {getattr(self, small[0])}")
         if not LR_RANGE[0] < self.lr < LR_RANGE[1]:
             raise ValueError(f"the initial inner lr must lie inside {LR_RANGE}, not {self.lr}")
         if not 0.0 < self.momentum < MOMENTUM_MAX:
@@ -62,8 +62,7 @@ class Teacher(nn.Module):
     y: Tensor
 
     def __init__(
-        self, config: TeacherConfig, image_shape: tuple[int, int, int], n_classes: int, seed: int,
-        dtype: torch.dtype = torch.float32,
+        self, config: TeacherConfig, image_shape: tuple[int, int, int], n_classes: int, seed: int, dtype: torch.dtype = torch.float32
     ) -> None:
         super().__init__()
         channels, height, width = image_shape
@@ -78,11 +77,9 @@ class Teacher(nn.Module):
             "conv1": (c2, c1, 3, 3),
             "conv2": (channels, c2, 3, 3),
         }
-        weights = {}
+        weights: Params = {}
         for name, shape in shapes.items():
-            weights |= init_layer(
-                name, shape, rng, weight_norm=True, norm="none" if name == "conv2" else "batch", dtype=dtype
-            )
+            weights |= init_layer(name, shape, rng, weight_norm=True, norm="none" if name == "conv2" else "batch", dtype=dtype)
         # nn.ParameterDict forbids dots in names, so layer.role is kept as layer-role
         self.generator = nn.ParameterDict({name.replace(".", "-"): w for name, w in weights.items()})
         T, B = config.inner_steps, config.batch_size
@@ -98,7 +95,7 @@ class Teacher(nn.Module):
     def images(self) -> Tensor:
         """All synthetic images in one generator call: (T, B, C, H, W), standardised units within (-2, 2)."""
         params = {name.replace("-", "."): w for name, w in self.generator.items()}
-        T, B, K = self.y.shape
+        T, B = self.y.shape[:2]
         _, height, width = self.image_shape
         h = torch.cat([self.z, self.y], -1).view(T * B, -1)
         h = leaky_relu(normalise(params, "dense1", linear(params, "dense1", h), "batch"))

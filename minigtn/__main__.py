@@ -1,0 +1,3 @@
+from minigtn.cli import main
+
+main()

@@ -1,0 +1,185 @@
+"""Every setting of a run, with its only default; the command line and the saved ``config.json`` are made from these classes."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from minigtn.adjoints import Adjoint, Checkpointed, Reversible, Unrolled
+from minigtn.learners import CIFAR_LEARNER, MNIST_LEARNER, LearnerConfig
+from minigtn.teacher import TeacherConfig
+
+
+@dataclass(frozen=True)
+class MetaConfig:
+    """The outer loop."""
+
+    outer_steps: int = 2000
+    """Updates of the teacher."""
+    lr: float = 0.02
+    """Adam's learning rate at the first outer step; it falls along a cosine."""
+    final_lr: float = 0.1
+    """Where the cosine ends, as a fraction of lr."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Adam's decay rates."""
+    eps: float = 1e-8
+    """Adam's epsilon."""
+    real_batch: int = 128
+    """Real training images in each reading of the meta-loss."""
+    readout_every: int = 1
+    """Inner steps between two readings of the meta-loss (intermediate losses); 0 reads after the last step only."""
+    clip_norm: float = 1.0
+    """The meta-gradient is scaled down to this norm where it is longer; 0 never clips."""
+    adjoint: Literal["unrolled", "checkpointed", "reversible"] = "checkpointed"
+    """How the inner loop is differentiated; the meta-gradient is the same."""
+    block_size: int = 1
+    """Steps between two kept states, for the adjoint 'checkpointed'."""
+    valid_every: int = 100
+    """Outer steps between two validations; the teacher that does best there is the result. 0: the last teacher is the result."""
+    valid_learners: int = 4
+    """Fresh learners per validation."""
+    checkpoint_every: int = 50
+    """Outer steps between two checkpoints."""
+    max_skipped: int = 20
+    """Non-finite meta-gradients in a row after which the run stops."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("outer_steps", 1), ("real_batch", 1), ("readout_every", 0), ("valid_every", 0), ("valid_learners", 1),
+                            ("checkpoint_every", 1), ("max_skipped", 1), ("block_size", 1)):  # fmt: skip
+            if getattr(self, name) < least:
+                raise ValueError(f"meta.{name} must be at least {least}, not {getattr(self, name)}")
+        if not 0 < self.lr < math.inf or not 0 <= self.final_lr <= 1 or not 0 <= self.clip_norm < math.inf:
+            raise ValueError(
+                f"meta.lr must be positive, meta.final_lr in [0, 1] and meta.clip_norm not negative, all finite; "
+                f"given {self.lr}, {self.final_lr}, {self.clip_norm}"
+            )
+
+    def make_adjoint(self) -> Adjoint:
+        """The adjoint that the settings name."""
+        return {"unrolled": Unrolled(), "checkpointed": Checkpointed(self.block_size), "reversible": Reversible()}[self.adjoint]
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """The final judgement, and the real-data arm it is compared with."""
+
+    learners: int = 10
+    """Fresh learners per arm, with seeds that meta-training never used."""
+    real_lrs: tuple[float, ...] = (0.003, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+    """Grid of learning rates that the real-data arm is tuned over, on validation data."""
+    real_momenta: tuple[float, ...] = (0.0, 0.5, 0.8, 0.9, 0.95)
+    """Grid of its momenta."""
+    tuning_learners: int = 5
+    """Fresh learners per grid point."""
+
+    def __post_init__(self) -> None:
+        if self.learners < 2 or self.tuning_learners < 1:
+            raise ValueError("evaluation needs learners >= 2 (for a spread) and tuning_learners >= 1")
+        sound = [0 < lr < math.inf for lr in self.real_lrs] + [0 <= momentum < 1 for momentum in self.real_momenta]
+        if not self.real_lrs or not self.real_momenta or not all(sound):
+            raise ValueError(
+                "the real-data arm needs a grid of positive learning rates and one of momenta in [0, 1); "
+                f"given {self.real_lrs} and {self.real_momenta}"
+            )
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run: a teacher meta-trained on a data set, and its evaluation."""
+
+    dataset: Literal["digits", "mnist", "fashion-mnist", "cifar10"] = "digits"
+    """Real data; everything but digits is downloaded once, unless --data-dir or MINIGTN_DATA names a folder."""
+    seed: int = 0
+    """Everything random follows from it; the split of the data does not."""
+    learner: LearnerConfig = field(default_factory=LearnerConfig)
+    """The network that is taught."""
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    """Generator and curriculum."""
+    meta: MetaConfig = field(default_factory=MetaConfig)
+    """The outer loop."""
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    """The final judgement."""
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ValueError(f"the seed must not be negative, but it is {self.seed}")
+
+
+PRESETS: dict[str, RunConfig] = {
+    "digits": RunConfig(
+        learner=LearnerConfig(channels=(32, 64), hidden=(64,), norm="batch", pool="average"),
+        teacher=TeacherConfig(inner_steps=10, batch_size=32, z_size=64, dense=128, channels=(64, 32), lr=0.1),
+        meta=MetaConfig(outer_steps=400, lr=0.007, valid_every=50, valid_learners=8, checkpoint_every=25),
+    ),
+    "mnist-small": RunConfig(
+        dataset="mnist",
+        learner=LearnerConfig(channels=(16, 32), hidden=(64,), norm="batch", pool="average"),
+        teacher=TeacherConfig(inner_steps=16, batch_size=40, z_size=64, dense=256, channels=(32, 16), lr=0.1),
+        meta=MetaConfig(outer_steps=1000, lr=0.01, readout_every=4, checkpoint_every=25),
+    ),
+    "mnist-paper": RunConfig(dataset="mnist", learner=MNIST_LEARNER),
+    "cifar10-paper": RunConfig(
+        dataset="cifar10",
+        learner=CIFAR_LEARNER,
+        teacher=TeacherConfig(inner_steps=128),
+        meta=MetaConfig(lr=0.004, betas=(0.9, 0.9), eps=1e-5, real_batch=256, readout_every=16),
+    ),
+}
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A config as plain JSON values."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(cls: type, values: Any) -> Any:
+    """The inverse of :func:`to_dict`; an unknown or missing setting is a ValueError that names it."""
+    hints = typing.get_type_hints(cls)
+    if not isinstance(values, dict):
+        raise ValueError(f"{cls.__name__} has the settings {sorted(hints)}; given {values!r}")
+    wrong = hints.keys() ^ values.keys()
+    if wrong:
+        raise ValueError(f"{cls.__name__} has the settings {sorted(hints)}; these are unknown or missing: {sorted(wrong)}")
+    parsed = {}
+    for name, value in values.items():
+        if dataclasses.is_dataclass(hints[name]):
+            value = from_dict(typing.cast(type, hints[name]), value)
+        elif typing.get_origin(hints[name]) is tuple:
+            value = tuple(value)
+        parsed[name] = value
+    return cls(**parsed)
+
+
+def require_same(saved: RunConfig, config: RunConfig, path: Path) -> None:
+    """ValueError that names the settings in which ``config`` differs from the one ``saved`` in ``path``."""
+    changed = differences(saved, config)
+    if changed:
+        raise ValueError(f"{path} was made with other settings ({'; '.join(changed)}); resume with the same ones, or use another --out")
+
+
+def differences(a: Any, b: Any, prefix: str = "") -> list[str]:
+    """Settings in which two configs differ, as "name: a -> b"."""
+    found = []
+    for f in dataclasses.fields(a):
+        old, new, name = getattr(a, f.name), getattr(b, f.name), prefix + f.name
+        if dataclasses.is_dataclass(old):
+            found += differences(old, new, f"{name}.")
+        elif old != new:
+            found.append(f"{name}: {old} -> {new}")
+    return found
+
+
+Purpose = types.SimpleNamespace(TEACHER=0, LEARNER=1, REAL_BATCH=2, VALIDATION=3, TUNING=4, TEST=5)
+
+
+def seed_for(run_seed: int, purpose: int, index: int) -> int:
+    """A seed of its own for each purpose and index, so that a step's randomness follows from its number alone (resume needs no
+    random state), and no learner of the evaluation was ever seen in meta-training."""
+    return int(np.random.SeedSequence((run_seed, purpose, index)).generate_state(1, np.uint64)[0] >> 1)
