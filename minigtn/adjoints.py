@@ -120,7 +120,7 @@ class Checkpointed(Adjoint):
 
     def memory_bytes(self, steps: int, weights: int, activations: int, itemsize: int = 4, momentum: float = 0.5) -> int:
         kept = math.ceil(steps / self.block_size) + min(self.block_size, steps) - 1
-        return activations + (2 * kept + 8) * weights * itemsize
+        return activations + (2 * kept + 13) * weights * itemsize
 
 
 @dataclass(frozen=True)
@@ -132,8 +132,8 @@ class Reversible(Adjoint):
     reaches 1024 in size (:class:`FixedPointOverflow`), or with kernels whose results do not repeat bit for bit.
 
     The momentum applied is the fraction n/d, d <= 4096, nearest to the one given: typically 1e-7 away and at most 1/8192 (next to 0
-    and 1); 0.5 and 0.9 are exact. The result and the gradient are those at n/d. Every way back ends with a check that ``w0`` and zero velocity came back bit for bit;
-    RuntimeError if not.
+    and 1); 0.5 and 0.9 are exact. The result and the gradient are those at n/d. Every way back ends with a check that ``w0`` and zero
+    velocity came back bit for bit; RuntimeError if not.
     """
 
     def __call__(self, loop: InnerLoop, w0: Tensor, lr: Tensor, momentum: Tensor) -> tuple[Tensor, Tensor]:
@@ -144,7 +144,7 @@ class Reversible(Adjoint):
 
     def memory_bytes(self, steps: int, weights: int, activations: int, itemsize: int = 4, momentum: float = 0.5) -> int:
         spills = max(0, math.ceil((steps * bits_per_step(momentum) - 64) / 32))
-        return activations + (16 + 8 + 4 * spills) * weights + 8 * weights * max(itemsize, 8)
+        return activations + (16 + 8 + 4 * spills) * weights + 9 * weights * max(itemsize, 8)
 
 
 # ---- the tapes: two ways to be where the run was ----------------------------------------------------------------------------------------

@@ -84,8 +84,13 @@ class Problem:
             n = len(inputs["real images"])
             readout = Readout(self.loss, (inputs["real images"], self.test[1].expand(n, -1)), self.every)
         result = sgd(
-            self.loss, self.unflatten(inputs["weights"]), (inputs["images"], inputs["labels"]),
-            inputs["lr"], inputs["momentum"], adjoint, readout,
+            self.loss,
+            self.unflatten(inputs["weights"]),
+            (inputs["images"], inputs["labels"]),
+            inputs["lr"],
+            inputs["momentum"],
+            adjoint,
+            readout,
         )
         trained, losses = (result, inputs["lr"][:0]) if readout is None else result
         return self.loss(trained, self.test) + (losses * torch.arange(1, len(losses) + 1).to(losses)).sum()
@@ -105,8 +110,16 @@ class Problem:
 
 
 def make_problem(
-    name: str, network: Network, params: Params, image_shape: tuple[int, ...], *,
-    steps: int = 7, every: int | None = 3, batch: int = 5, classes: int = 3, seed: int = 1,
+    name: str,
+    network: Network,
+    params: Params,
+    image_shape: tuple[int, ...],
+    *,
+    steps: int = 7,
+    every: int | None = 3,
+    batch: int = 5,
+    classes: int = 3,
+    seed: int = 1,
 ) -> Problem:
     """A problem in float64 whose data are drawn from ``seed``: soft labels, and a different lr and momentum at each step."""
     rng = torch.Generator().manual_seed(seed)

@@ -53,6 +53,10 @@ class Train:
             raise ValueError(f"{self.out} already holds a run; use --resume to continue it, --overwrite to replace it, or another --out")
         if begun and self.resume:
             require_same(_config(self.out), self.config, self.out)
+            now, then = environment(device), read_json(self.out / "config.json")
+            changed = [name for name in now if now[name] != then.get(name)]
+            if changed:
+                print(f"note: {self.out} began with another {' and '.join(changed)}; it goes on, but perhaps not to the same bits")
         dataset = data.load(self.config.dataset, self.data_dir).to(device)
         training = MetaTraining(self.config, dataset)
         if self.overwrite:
@@ -66,6 +70,8 @@ class Train:
             shown = ", ".join(f"{name} {size:,.1f}" for name, size in sizes.items())
             print(f"{self.config.dataset} on {device}: estimated peak memory of an outer step {sum(sizes.values()):,.1f} MiB ({shown})")
             training.run(self.out)
+        else:
+            print(f"{self.out}: all {self.config.meta.outer_steps} outer steps are done already")
         curriculum = training.result()
         with deferred_interrupt():  # KeyboardInterrupt would get lost in safetensors
             curriculum.save(self.out / "curriculum.safetensors")
@@ -76,7 +82,7 @@ class Train:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Judge a finished run again, with other evaluation settings; replaces its result and report."""
+    """Judge a finished run again, with the evaluation settings given here (others: their defaults); replaces its result and report."""
 
     run_folder: tyro.conf.Positional[Path]
     """Folder of the run."""

@@ -90,7 +90,8 @@ def environment(device: torch.device) -> dict[str, Any]:
             versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    cpu = f"{torch.get_num_threads()} threads of {_cpu_name()}"
+    threads = torch.get_num_threads()
+    cpu = f"{threads} thread{'s' * (threads > 1)} of {_cpu_name()}"
     return {
         "commit": _commit(),
         "versions": versions,

@@ -29,6 +29,7 @@ LIMIT = 1024.0
 MAX_DENOMINATOR = 4096
 WORD = 2**64
 HALF = np.uint64(32)
+BLOCK = 2**14  # lanes; a few arrays of them fit into a core's second-level cache
 CHECK_EVERY = 64  # steps between two looks at the sizes; each look waits for the device
 
 Array = Any  # numpy.ndarray or cupy.ndarray, int64 or uint64 (P,)
@@ -58,6 +59,20 @@ def bits_per_step(momentum: float) -> float:
     return math.log2(d / n) if n else 64.0
 
 
+def _in_blocks(body: Callable[..., Any]) -> Callable[..., Any]:
+    """NumPy's counterpart of a fused kernel: finish one block of lanes before the next, so that temporaries stay in the cache."""
+
+    def blockwise(*args: Any) -> Any:
+        parts = [
+            body(*(x[start : start + BLOCK] if isinstance(x, np.ndarray) else x for x in args)) for start in range(0, len(args[0]), BLOCK)
+        ]
+        if len(parts) == 1:
+            return parts[0]
+        return tuple(map(np.concatenate, zip(*parts, strict=True))) if isinstance(parts[0], tuple) else np.concatenate(parts)
+
+    return blockwise
+
+
 class _Kernels:
     """The elementwise bodies, one for NumPy and CuPy; on CUDA each is fused into one kernel."""
 
@@ -80,11 +95,12 @@ class _Kernels:
         def moved(v, lr):
             return xp.rint(lr * v.astype(np.float64)).astype(np.int64)
 
-        def larger(peak, x, y):
-            return xp.maximum(peak, xp.maximum(xp.abs(x), xp.abs(y)))  # NaN wins
+        def size(w, v, g, lr):
+            v = unfix(v)
+            return xp.maximum(xp.maximum(xp.abs(unfix(w)), xp.abs(v)), xp.maximum(xp.abs(lr * v), xp.abs(g)))  # NaN wins
 
-        fuse = (lambda body: body) if xp is np else xp.fuse()
-        self.scale, self.fix, self.unfix, self.moved, self.larger = map(fuse, (scale, fix, unfix, moved, larger))
+        fuse: Any = _in_blocks if xp is np else xp.fuse()
+        self.scale, self.fix, self.unfix, self.moved, self.size = map(fuse, (scale, fix, unfix, moved, size))
 
 
 class InformationBuffer:
@@ -141,9 +157,7 @@ class InformationBuffer:
         return (self._bound * d - 1) // n + 1
 
     def _apply(self, x: Array, n: int, d: int) -> None:
-        x[...], self._word[...] = self._kernels.scale(
-            x, self._word, np.int64(n), np.int64(d), np.uint64(n), np.uint64(d)
-        )
+        x[...], self._word[...] = self._kernels.scale(x, self._word, np.int64(n), np.int64(d), np.uint64(n), np.uint64(d))
 
 
 class FixedPointState:
@@ -182,8 +196,7 @@ class FixedPointState:
             self.buffer.shrink(self._v, n, d)
             self._v += kernels.fix(floats)
             self._w -= kernels.moved(self._v, lr)
-            v, w = kernels.unfix(self._v), kernels.unfix(self._w)
-            self._see(t, kernels.larger(kernels.larger(abs(lr) * abs(v), floats, v), w, w))
+            self._see(t, kernels.size(self._w, self._v, floats, lr))
         if len(self._peaks) >= CHECK_EVERY:
             self.check()
 

@@ -77,9 +77,7 @@ def outer_gradient(
 
     size = real_batches[0][0].shape[2:]
     pull_back, (x, lr, momentum) = make_vjp(curriculum)(theta, labels, size)
-    readouts = {
-        step: lambda w, real=real: loss(w, real) / len(steps) for step, real in zip(steps, real_batches, strict=True)
-    }
+    readouts = {step: lambda w, real=real: loss(w, real) / len(steps) for step, real in zip(steps, real_batches, strict=True)}
     batches = list(zip(x, labels, strict=True))
     run = forward(loss, layout.flatten(w0), batches, lr, momentum, readouts, name_of=layout.name_of)
     d = reverse(run)

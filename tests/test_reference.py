@@ -47,9 +47,7 @@ UNIT = 2.0**-reference.FRACTION_BITS
 # ---------------------------------------------------------------------------------------------- fixed point and buffer
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
-FRACTIONS = st.integers(2, reference.MAX_DENOMINATOR).flatmap(
-    lambda d: st.integers(1, d - 1).map(lambda n: Fraction(n, d))
-)
+FRACTIONS = st.integers(2, reference.MAX_DENOMINATOR).flatmap(lambda d: st.integers(1, d - 1).map(lambda n: Fraction(n, d)))
 
 
 def lanes(*values: int, dtype: type = onp.int64) -> onp.ndarray:
@@ -217,9 +215,7 @@ def assert_same_gradient(actual, expected, tolerance: float) -> None:
     assert actual.shape == expected.shape
     assert largest > 1e-6, "a gradient of zero tests nothing"
     if expected.size > 1:
-        assert onp.max(onp.abs(expected - expected[::-1])) > 1e-3 * largest, (
-            "a symmetric gradient hides exchanged entries"
-        )
+        assert onp.max(onp.abs(expected - expected[::-1])) > 1e-3 * largest, "a symmetric gradient hides exchanged entries"
     assert onp.max(onp.abs(actual - expected)) <= tolerance * largest
 
 
@@ -334,10 +330,7 @@ def test_unrolled_is_the_finite_difference(name: str) -> None:
 
     for i, gradient in enumerate(gradients):
         direction = random_like(inputs[i])
-        up, down = (
-            unrolled(loss, readouts, *inputs[:i], moved(inputs[i], direction, s), *inputs[i + 1 :])
-            for s in (step, -step)
-        )
+        up, down = (unrolled(loss, readouts, *inputs[:i], moved(inputs[i], direction, s), *inputs[i + 1 :]) for s in (step, -step))
         slope = flat(gradient) @ flat(direction)
         assert abs(slope) > 1e-4
         assert (up - down) / (2 * step) == pytest.approx(slope, rel=1e-5)
@@ -345,9 +338,7 @@ def test_unrolled_is_the_finite_difference(name: str) -> None:
 
 def test_scalar_lr_and_momentum_stand_for_all_steps() -> None:
     loss, readouts, w0, _, batches, _, _ = PROBLEMS["dense"].build()
-    short, long = (
-        reverse(forward(loss, w0, batches, lr, m, readouts)) for lr, m in ((0.1, 0.5), ([0.1] * 5, [0.5] * 5))
-    )
+    short, long = (reverse(forward(loss, w0, batches, lr, m, readouts)) for lr, m in ((0.1, 0.5), ([0.1] * 5, [0.5] * 5)))
     assert short.w0.any()
     assert (short.w0 == long.w0).all()
     assert (short.lr == long.lr).all()
@@ -363,9 +354,7 @@ def slow_quadratic(momentum: float, arithmetic: type = Exact):
     a, w0, v0 = rng.normal(size=4), rng.normal(size=4), rng.normal(size=4)
     loss = primitive(lambda w, x: w @ (0.5 * curvature * w - x))  # its derivative is given: half the time
     defvjp(loss, lambda ans, w, x: lambda g: g * (curvature * w - x), lambda ans, w, x: lambda g: -g * w)
-    run = forward(
-        loss, w0, rng.normal(size=(T, 4)), 0.1, momentum, {T: lambda w: np.dot(a, w)}, v0, arithmetic=arithmetic
-    )
+    run = forward(loss, w0, rng.normal(size=(T, 4)), 0.1, momentum, {T: lambda w: np.dot(a, w)}, v0, arithmetic=arithmetic)
     step = [onp.array([[1 - 0.1 * c, -0.1 * momentum], [c, momentum]]) for c in curvature]
     return run, a[:, None] * onp.array([onp.linalg.matrix_power(m, T)[0] for m in step])  # (4, 2): d_w0 and d_v0
 
@@ -433,9 +422,7 @@ def test_overflow_names_quantity_weight_and_step(quantity: str, w0: float, slope
 
 def test_just_inside_the_range_is_exact() -> None:
     edge = onp.nextafter(1024.0, 0.0)
-    run = forward(
-        np.dot, onp.array([-edge, edge]), onp.array([[-edge, edge]]), 1.0, 0.5, {1: np.sum}, onp.array([0.0, -0.5])
-    )
+    run = forward(np.dot, onp.array([-edge, edge]), onp.array([[-edge, edge]]), 1.0, 0.5, {1: np.sum}, onp.array([0.0, -0.5]))
     assert onp.abs(to_float(run.w)).max() < 1024
     reverse(run)
 
@@ -474,9 +461,7 @@ def tiny_gtn(learner_shapes: dict, n_real: int):
     return theta, make_weights(rng, learner_shapes, False, 1.0), real, reference.fixed_labels(T, B, K)
 
 
-@pytest.mark.parametrize(
-    ("shapes", "every"), [(CONV, 1), (CONV, None), (DENSE, 2)], ids=["conv", "conv, last", "dense"]
-)
+@pytest.mark.parametrize(("shapes", "every"), [(CONV, 1), (CONV, None), (DENSE, 2)], ids=["conv", "conv, last", "dense"])
 def test_outer_step_is_the_unrolled_gradient(shapes: dict, every: int | None) -> None:
     steps = reference.readout_steps(3, every or 3)
     theta, w0, real, labels = tiny_gtn(shapes, len(steps))

@@ -1,0 +1,292 @@
+"""The commands: what they write, what they print, and how they refuse."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from minigtn import check, cli, load_curriculum, meta
+from minigtn.cli import COMMANDS, main
+from minigtn.config import PRESETS, RunConfig, from_dict
+from minigtn.files import RUN_FILES, read_metrics
+from tiny import TINY, flags, tiny, train
+
+FOLDER = {*RUN_FILES, "tensorboard"}
+RESULT = {
+    *("gtn_accuracy", "gtn_accuracy_std", "real_accuracy", "real_accuracy_std", "inner_steps", "batch_size", "n_learners"),
+    *("seconds", "config", "commit", "versions", "device", "gtn_curve", "real_curve", "real_arm"),
+}
+
+
+@pytest.fixture(autouse=True)
+def plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No variable of the user's shell decides a test."""
+    monkeypatch.delenv("MINIGTN_DATA", raising=False)
+    monkeypatch.setenv("COLUMNS", "120")
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished tiny run, only to be read."""
+    folder = tmp_path_factory.mktemp("cli") / "run"
+    main(train(TINY, folder))
+    return folder
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    """A copy of it to work on."""
+    return Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+def call(*argv: str | Path) -> int:
+    """The exit code of ``minigtn argv``."""
+    try:
+        main([str(word) for word in argv])
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *argv: str | Path) -> str:
+    """What ``minigtn argv`` says when it refuses with exit code 2, on one line."""
+    assert call(*argv) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "Traceback" not in printed.err
+    if printed.err.startswith("minigtn: "):
+        assert printed.err.count("\n") == 1
+    return re.sub(r"[\s│╭╮╰╯─]+", " ", printed.err)
+
+
+# ---- a run, whole ----
+
+
+def test_a_run_is_a_folder_with_these_files(trained: Path) -> None:
+    assert {p.name for p in trained.iterdir()} == FOLDER
+    for path in trained.rglob("*"):
+        assert path.is_dir() or path.read_bytes()[:2] not in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK")  # pickles
+    config = json.loads((trained / "config.json").read_text())
+    assert from_dict(RunConfig, config["config"]) == TINY
+    assert config.keys() == {"config", "commit", "versions", "device"}
+    assert [r["step"] for r in read_metrics(trained / "metrics.jsonl")] == list(range(1, 7))
+    assert any((trained / "tensorboard").iterdir())
+    assert load_curriculum(trained).x.shape == (3, 10, 1, 8, 8)
+
+
+def test_the_result_holds_what_others_rely_on(trained: Path) -> None:
+    result = json.loads((trained / "result.json").read_text())
+    assert result.keys() >= RESULT
+    assert (result["inner_steps"], result["batch_size"], result["n_learners"]) == (3, 10, 2)
+    assert result["config"] == json.loads((trained / "config.json").read_text())["config"]
+    assert all(math.isfinite(result[f"{arm}_accuracy{kind}"]) for arm in ("gtn", "real") for kind in ("", "_std"))
+    assert result["seconds"] > 0
+
+
+def test_a_finished_run_resumed_shows_its_table_again(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {name: (run / name).read_bytes() for name in RUN_FILES if name != "report.html"}
+    assert call(*train(TINY, run), "--resume") == 0
+    assert before == {name: (run / name).read_bytes() for name in before}
+    lines = capsys.readouterr().out.strip().splitlines()
+    result = json.loads((run / "result.json").read_text())
+    assert lines[0] == "test accuracy after 3 steps of 10 images, n = 2 fresh learners"
+    assert f"{result['gtn_accuracy']:.1%}" in lines[1]
+    assert f"{result['real_accuracy']:.1%}" in lines[2]
+    assert lines[-1] == f"report: {run / 'report.html'}"
+
+
+def test_memory_is_announced_before_the_first_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = dataclasses.replace(tiny(outer_steps=1), seed=3)
+    assert call(*train(config, tmp_path / "a" / "run")) == 0
+    first = capsys.readouterr().out.splitlines()[0]
+    assert re.fullmatch(r"digits on cpu: estimated peak memory of an outer step \d+\.\d MiB \(adjoint \d+\.\d, generator \d+\.\d\)", first)
+
+
+def test_evaluate_judges_again(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = json.loads((run / "result.json").read_text())
+    words = ["--evaluation.learners", "3", "--evaluation.real-lrs", "0.1", "--evaluation.real-momenta", "0", "0.5"]
+    assert call("evaluate", run, *words, "--evaluation.tuning-learners", "1") == 0
+    after = json.loads((run / "result.json").read_text())
+    assert after["n_learners"] == 3
+    assert after["seconds"] == before["seconds"]
+    assert after["config"]["evaluation"]["real_momenta"] == [0, 0.5]
+    assert after["config"]["meta"] == before["config"]["meta"]
+    assert json.loads((run / "config.json").read_text())["config"] == before["config"]
+    assert "n = 3 fresh learners" in capsys.readouterr().out
+
+
+def test_report_draws_a_run_that_is_not_finished_too(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("report.html", "result.json", "curriculum.safetensors"):
+        (run / name).unlink()
+    assert call("report", run) == 0
+    assert capsys.readouterr().out.strip() == str(run / "report.html")
+    assert "<html" in (run / "report.html").read_text()
+
+
+def test_export_writes_three_formats(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    curriculum = load_curriculum(trained)
+    for name, *words in (("a.safetensors",), ("b.safetensors", "--pixels", "uint8"), ("c.npz",), ("d.png",)):
+        assert call("export", trained, tmp_path / name, *words) == 0
+        assert capsys.readouterr().out.startswith(f"{tmp_path / name} (0.")
+    assert (tmp_path / "a.safetensors").read_bytes() == (trained / "curriculum.safetensors").read_bytes()
+    assert (load_curriculum(tmp_path / "b.safetensors").x - curriculum.x).abs().max() < 0.01
+    with np.load(tmp_path / "c.npz", allow_pickle=False) as arrays:
+        np.testing.assert_array_equal(arrays["x"], curriculum.x.numpy())
+    assert (tmp_path / "d.png").read_bytes()[1:4] == b"PNG"
+
+
+def test_check_says_by_its_exit_code_whether_all_is_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    for well, code in ((True, 0), (False, 1)):
+        monkeypatch.setattr(check, "run", lambda device, well=well: well)
+        assert call("check", "--device", "cpu") == code
+
+
+def test_a_run_that_diverges_ends_with_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = meta.meta_loss
+    monkeypatch.setattr(meta, "meta_loss", lambda *args: whole(*args) * math.nan)
+    assert call(*train(tiny(max_skipped=2), tmp_path / "run")) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("minigtn: 2 meta-gradients in a row were not finite (outer step 2): lower meta.lr")
+    assert {p.name for p in (tmp_path / "run").iterdir()} == {"config.json", "metrics.jsonl", "checkpoint.safetensors", "tensorboard"}
+    assert call("report", tmp_path / "run") == 0
+    assert call("evaluate", tmp_path / "run") == 2
+    assert "no curriculum file" in capsys.readouterr().err
+
+
+# ---- help ----
+
+
+def test_without_a_command_and_with_help_the_commands_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    for argv, code in (([], 2), (["--help"], 0), (["-h"], 0)):
+        assert call(*argv) == code
+        printed = capsys.readouterr().out
+        assert [line.split()[0] for line in printed.splitlines() if line.startswith("  ")] == list(COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("train", [*(w for w in flags(TINY) if w.startswith("--")), "--preset", "--out", "--data-dir", "--device", "--resume", *PRESETS]),
+        ("evaluate", ["--evaluation.learners", "--evaluation.real-lrs", "--data-dir", "--device", "Folder of the run"]),
+        ("report", ["Folder of the run, finished or not"]),
+        ("export", ["--pixels", "{float32,uint8}", ".npz for NumPy"]),
+        ("check", ["--device", "{auto,cpu,cuda}"]),
+    ],
+)
+def test_help_of_a_command_names_its_flags(name: str, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(name, "--help") == 0
+    printed = capsys.readouterr().out
+    assert [word for word in words if word.replace("--learner.no-", "--learner.") not in printed] == []
+
+
+def test_flags_start_from_the_preset(capsys: pytest.CaptureFixture[str]) -> None:
+    for preset in (["--preset", "mnist-small"], ["--preset=mnist-small"]):
+        assert call("train", *preset, "--help") == 0
+        assert f"Updates of the teacher. (default: {PRESETS['mnist-small'].meta.outer_steps})" in capsys.readouterr().out
+
+
+# ---- bad input ----
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ("trian", "minigtn: there is no command 'trian'; the commands are train, evaluate, report, export, check"),
+        ("train --preset nope", "minigtn: there is no preset 'nope'; the presets are digits, mnist-small"),
+        ("train --preset", "Missing value for argument '--preset'"),
+        ("train --learning-rate 3", "Unrecognized options: --learning-rate"),
+        ("train --seed x", "Error parsing --seed: invalid literal"),
+        ("train --seed -1", "the seed must not be negative"),
+        ("train --dataset svhn", "invalid choice 'svhn'"),
+        ("train --teacher.batch-size 0", "batch_size must be at least 1, not 0"),
+        ("train --meta.lr inf", "meta.lr must be positive"),
+        ("train --evaluation.learners 1", "learners >= 2"),
+        ("train --learner.pool-after 5", "names convolution 5, but there are 2"),
+        ("train --teacher.channels 4", "--teacher.channels"),
+        ("train --preset mnist-small --data-dir /nowhere", "minigtn: the data folder /nowhere is not a folder"),
+        ("train --learner.channels 2 2 2 2 --learner.pool-after 1 2 3 4", "minigtn: images of (1, 8, 8) are too small for pooling"),
+        ("train --resume --overwrite", "minigtn: --resume continues a run and --overwrite replaces it"),
+        ("evaluate", "Missing from minigtn evaluate"),
+        ("evaluate nothing", "minigtn: nothing holds no config.json; give the folder of a run made by minigtn train"),
+        ("report nothing", "minigtn: nothing holds no config.json; give the folder of a run made by minigtn train"),
+        ("export nothing x.npz", "minigtn: no curriculum file nothing; give a file, a run's folder, or one of these names"),
+        ("export run x.gif", "minigtn: "),
+        ("export run x.npz --pixels int3", "invalid choice 'int3'"),
+        ("export run run/config.json/x.npz", "minigtn: "),
+    ],
+)
+def test_bad_input_is_refused(
+    argv: str, message: str, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(run.parent)
+    assert message in refusal(capsys, *argv.split())
+    assert [p.name for p in run.parent.iterdir()] == ["run"]  # a refusal leaves nothing behind
+
+
+def test_cuda_without_cuda_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "minigtn: --device cuda was given, but torch sees no CUDA device; use --device cpu" in refusal(
+        capsys, "train", "--device", "cuda"
+    )
+
+
+def test_a_run_is_not_replaced_or_mixed_by_accident(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (run / "curriculum.safetensors").read_bytes()
+    again = train(TINY, run)
+    assert "already holds a run; use --resume to continue it, --overwrite to replace it" in refusal(capsys, *again)
+    (run / "checkpoint.safetensors").unlink()  # as if it was killed before the first one
+    other = train(dataclasses.replace(TINY, seed=4), run)
+    assert f"{run} was made with other settings (seed: 0 -> 4); resume with" in refusal(capsys, *other, "--resume")
+    assert (run / "curriculum.safetensors").read_bytes() == before
+    (run / "notes.txt").touch()
+    assert call(*other, "--overwrite") == 0
+    assert (run / "curriculum.safetensors").read_bytes() != before
+    assert {p.name for p in run.iterdir()} == {*FOLDER, "notes.txt"}
+
+
+@pytest.mark.parametrize("command", ["evaluate", "report"])
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"config": {"seed": 0}}'])
+def test_a_damaged_config_is_one_sentence(command: str, content: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / "config.json").write_text(content)
+    assert refusal(capsys, command, run).startswith("minigtn: ")
+
+
+def test_a_damaged_checkpoint_is_one_sentence(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / "checkpoint.safetensors").write_bytes(b"torn")
+    printed = refusal(capsys, *train(TINY, run), "--resume")
+    assert "checkpoint.safetensors is not a readable checkpoint" in printed
+
+
+def test_ctrl_c_is_130_in_every_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "load_curriculum", interrupted)
+    monkeypatch.setattr(cli, "MetaTraining", interrupted)
+    assert call("export", "a", "b.npz") == 130
+    assert capsys.readouterr().err == "\nminigtn: stopped\n"
+    assert call("train", "--out", "nothing") == 130
+    assert capsys.readouterr().err == "\nminigtn: stopped; the same command with --resume goes on\n"
+
+
+@pytest.mark.parametrize("program", [["-m", "minigtn"], [str(Path(sys.executable).with_name("minigtn"))]], ids=["module", "script"])
+def test_the_program_works_from_any_folder(program: list[str], trained: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONWARNINGS": "error::DeprecationWarning:minigtn"}
+    done = subprocess.run(
+        [sys.executable, *program, "export", trained, "x.npz"], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("x.npz (0.")
