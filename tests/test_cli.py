@@ -100,10 +100,20 @@ def test_a_finished_run_resumed_shows_its_table_again(run: Path, capsys: pytest.
     assert before == {name: (run / name).read_bytes() for name in before}
     lines = capsys.readouterr().out.strip().splitlines()
     result = json.loads((run / "result.json").read_text())
-    assert lines[0] == "test accuracy after 3 steps of 10 images, n = 2 fresh learners"
-    assert f"{result['gtn_accuracy']:.1%}" in lines[1]
-    assert f"{result['real_accuracy']:.1%}" in lines[2]
+    assert lines[0] == f"{run}: all {TINY.meta.outer_steps} outer steps are done already"
+    assert lines[2] == "test accuracy after 3 steps of 10 images, n = 2 fresh learners"
+    assert f"{result['gtn_accuracy']:.1%}" in lines[3]
+    assert f"{result['real_accuracy']:.1%}" in lines[4]
     assert lines[-1] == f"report: {run / 'report.html'}"
+
+
+def test_a_run_resumed_elsewhere_says_so(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "elsewhere"
+    shutil.copytree(run, folder)
+    saved = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**saved, "device": "an abacus"}))
+    assert call(*train(TINY, folder), "--resume") == 0
+    assert "began with another device; it goes on, but perhaps not to the same bits" in capsys.readouterr().out
 
 
 def test_memory_is_announced_before_the_first_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

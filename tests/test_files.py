@@ -84,7 +84,7 @@ def test_the_environment_says_what_a_figure_rests_on(tmp_path: Path, monkeypatch
     about = environment(torch.device("cpu"))
     assert json.loads(json.dumps(about)) == about
     assert about["versions"].keys() >= {"python", "torch", "numpy", "safetensors", "scikit-learn"}
-    assert about["device"].startswith(f"CPU, {torch.get_num_threads()} threads of ")
+    assert about["device"].startswith(f"CPU, {torch.get_num_threads()} thread")
     assert about["commit"]
 
     git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(tmp_path)]
