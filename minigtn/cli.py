@@ -40,13 +40,15 @@ class Train:
     """Folder with the data set's official files (also MINIGTN_DATA); without it they are downloaded once."""
     device: Device = "auto"
     """Where to compute; auto takes CUDA if there is one."""
+    threads: int = 1
+    """CPU threads. One is fastest for small learners, and safest beside other work; the bits of a result depend on it."""
     resume: bool = False
     """Continue the run in --out from its checkpoint, to the same bits; a new folder simply starts."""
     overwrite: bool = False
     """Throw away a run that is in --out already."""
 
     def run(self) -> None:
-        device, begun = _device(self.device), (self.out / "config.json").exists()
+        device, begun = _device(self.device, self.threads), (self.out / "config.json").exists()
         if self.resume and self.overwrite:
             raise ValueError("--resume continues a run and --overwrite replaces it; give one of them")
         if begun and not self.resume and not self.overwrite:
@@ -91,9 +93,11 @@ class Evaluate:
     """As for train."""
     device: Device = "auto"
     """Where to compute."""
+    threads: int = 1
+    """CPU threads."""
 
     def run(self) -> None:
-        device = _device(self.device)
+        device = _device(self.device, self.threads)
         config = dataclasses.replace(_config(self.run_folder), evaluation=self.evaluation)
         old = self.run_folder / "result.json"
         seconds = read_json(old).get("seconds") if old.exists() else None
@@ -138,7 +142,7 @@ class Check:
     """Where to compute."""
 
     def run(self) -> None:
-        if not check.run(str(_device(self.device))):
+        if not check.run(str(_device(self.device, threads=1))):
             sys.exit(1)
 
 
@@ -184,8 +188,11 @@ def _preset(argv: list[str]) -> Train:
     return Train(config=PRESETS[name], preset=name)
 
 
-def _device(name: str) -> torch.device:
+def _device(name: str, threads: int) -> torch.device:
     """The device, set up so that results repeat bit for bit on it."""
+    if threads < 1:
+        raise ValueError(f"--threads must be at least 1, not {threads}")
+    torch.set_num_threads(threads)
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
         raise ValueError("--device cuda was given, but torch sees no CUDA device; use --device cpu, or install a CUDA build of torch")
