@@ -14,10 +14,7 @@ import argparse
 import dataclasses
 import json
 import math
-import re
 import statistics
-import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,16 +24,15 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
+from common import MIB, adjoints, forget_peak, memory_bytes, min_max, run_apart
 
 import minigtn
-from minigtn import Adjoint, Checkpointed, Reversible, Unrolled
+from minigtn import Adjoint, Unrolled
 from minigtn.check import relative_difference
 from minigtn.files import environment, write_json
 from minigtn.layers import cross_entropy
 from minigtn.learners import Learner, LearnerConfig
 from minigtn.second_order import saved_bytes
-
-MIB = 2**20
 
 
 @dataclass(frozen=True)
@@ -56,15 +52,6 @@ class Config:
 
 
 TINY = Config(steps=(4, 8), hidden=8, batch=8, images=50, rounds=1)
-
-
-def adjoints(steps: int) -> dict[str, Adjoint]:
-    return {
-        "Unrolled": Unrolled(),
-        "Checkpointed(1)": Checkpointed(),
-        "Checkpointed(sqrt T)": Checkpointed(math.ceil(math.sqrt(steps))),
-        "Reversible": Reversible(),
-    }
 
 
 class Problem:
@@ -102,22 +89,6 @@ class Problem:
         return {"lr": lr.grad, "momentum": momentum.grad, **{name: p.grad for name, p in params.items()}}
 
 
-def memory_bytes(device: str) -> tuple[int, int]:
-    """Memory now, and its peak since the last :func:`forget_peak`. On the CPU Linux says (/proc)."""
-    if device == "cuda":
-        return torch.cuda.memory_allocated(), torch.cuda.max_memory_allocated()
-    status = Path("/proc/self/status").read_text()
-    now, peak = (int(re.search(rf"{field}:\s*(\d+) kB", status)[1]) * 1024 for field in ("VmRSS", "VmHWM"))
-    return now, peak
-
-
-def forget_peak(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-    else:
-        Path("/proc/self/clear_refs").write_text("5")
-
-
 def measure(config: Config, method: str, steps: int) -> dict:
     """In a process of its own: seconds there and back, peak bytes, norm of the gradient by lr."""
     problem, adjoint = Problem(config), adjoints(steps)[method]
@@ -130,14 +101,6 @@ def measure(config: Config, method: str, steps: int) -> dict:
     return {"seconds": seconds, "peak_bytes": memory_bytes(config.device)[1] - before, "d_lr_norm": norm}
 
 
-def measure_apart(config: Config, method: str, steps: int) -> dict:
-    job = json.dumps([dataclasses.asdict(config), method, steps])
-    child = subprocess.run([sys.executable, __file__, "--job", job], capture_output=True, text=True)
-    if child.returncode:
-        raise SystemExit(f"{method} at T={steps} failed:\n{child.stderr}")
-    return json.loads(child.stdout)
-
-
 def summary(config: Config, method: str, steps: int, samples: list[dict], base: list[dict]) -> dict:
     seconds = [s["seconds"] for s in samples]
     return {
@@ -145,10 +108,10 @@ def summary(config: Config, method: str, steps: int, samples: list[dict], base: 
         "steps": steps,
         "n": len(samples),
         "seconds": statistics.median(seconds),
-        "seconds_min_max": [min(seconds), max(seconds)],
+        "seconds_min_max": min_max(seconds),
         "relative_to_checkpointed": statistics.median(s["seconds"] / b["seconds"] for s, b in zip(samples, base, strict=True)),
         "peak_mib": statistics.median(s["peak_bytes"] for s in samples) / MIB,
-        "peak_mib_min_max": [min(s["peak_bytes"] for s in samples) / MIB, max(s["peak_bytes"] for s in samples) / MIB],
+        "peak_mib_min_max": min_max([s["peak_bytes"] / MIB for s in samples]),
         "predicted_mib": Problem(config).predicted_bytes(adjoints(steps)[method], steps) / MIB,
         "d_lr_norm": samples[0]["d_lr_norm"],
     }
@@ -196,7 +159,8 @@ def main() -> None:
     for steps in config.steps:
         predicted = {method: problem.predicted_bytes(adjoint, steps) for method, adjoint in adjoints(steps).items()}
         possible = [method for method in predicted if predicted[method] <= config.limit_mib * MIB]
-        rounds = [{method: measure_apart(config, method, steps) for method in possible} for _ in range(config.rounds)]
+        fields = dataclasses.asdict(config)
+        rounds = [{method: run_apart(__file__, [fields, method, steps]) for method in possible} for _ in range(config.rounds)]
         for method, expected in predicted.items():
             if method in possible:
                 row = summary(config, method, steps, [r[method] for r in rounds], [r["Checkpointed(1)"] for r in rounds])
