@@ -58,7 +58,7 @@ def sgd(
 
     Raises:
         ValueError: shapes, dtypes or step sizes that cannot be right; a loss that closes over a tensor that requires grad (other adjoints
-            than Unrolled). FixedPointOverflow, RuntimeError: see :class:`minigtn.Reversible`.
+            than Unrolled; looked for at the first step). FixedPointOverflow, RuntimeError: see :class:`minigtn.Reversible`.
 
     Cost: T gradients forward and T second-order passes back. Under ``torch.no_grad()`` it is a plain training run in constant memory.
     When not to use it: to train without differentiating the training; ``torch.optim`` and ``minigtn.teach`` do that with less ceremony.
