@@ -79,9 +79,9 @@ def linear(params: Params, name: str, x: Tensor) -> Tensor:
     return x @ weight(params, name).T
 
 
-def conv3x3(params: Params, name: str, x: Tensor, *, padding: int = 1) -> Tensor:
+def conv3x3(params: Params, name: str, x: Tensor) -> Tensor:
     """``(N, in, H, W) -> (N, out, H, W)``: 3x3, stride 1, zero padding, without the bias."""
-    return F.conv2d(x, weight(params, name), padding=padding)
+    return F.conv2d(x, weight(params, name), padding=1)
 
 
 def normalise(params: Params, name: str, x: Tensor, norm: Norm) -> Tensor:
@@ -106,14 +106,16 @@ def pool(x: Tensor, kind: Pool) -> Tensor:
     return F.max_pool2d(x, 3, 2, 1) if kind == "max" else F.avg_pool2d(x, 2)
 
 
-def upsample(x: Tensor) -> Tensor:
-    """``(N, C, H, W) -> (N, C, 2H, 2W)``, nearest neighbour."""
-    return F.interpolate(x, scale_factor=2, mode="nearest")
+def upsample_conv3x3(params: Params, name: str, x: Tensor) -> Tensor:
+    """Nearest upsampling to twice the size, reflection padding, a 3x3 convolution without its bias: ``(N, in, H, W) -> (N, out, 2H, 2W)``.
 
-
-def reflect_pad(x: Tensor) -> Tensor:
-    """One pixel on each side, mirrored at the border: ``(N, C, H, W) -> (N, C, H+2, W+2)``."""
-    return F.pad(x, (1, 1, 1, 1), mode="reflect")
+    Every second product of that meets the same pixel twice. Along one axis, output 2m is ``w0 x[m-1] + (w1 + w2) x[m]`` and output 2m + 1
+    is ``(w0 + w1) x[m] + w2 x[m+1]``, and the padding repeats the pixel at the border: a transposed convolution of stride 2 with a 4x4
+    kernel, 4/9 of the products and no enlarged copy of ``x``.
+    """
+    spread = x.new_tensor([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]])  # where x[m] goes, 2m - 1 to 2m + 2, by w0, w1, w2
+    kernel = torch.einsum("ak,oikl,bl->ioab", spread, weight(params, name), spread)
+    return F.conv_transpose2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), kernel, stride=2, padding=3)
 
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:

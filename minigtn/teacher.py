@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from minigtn.layers import Params, conv3x3, init_layer, leaky_relu, linear, normalise, reflect_pad, upsample
+from minigtn.layers import Params, init_layer, leaky_relu, linear, normalise, upsample_conv3x3
 
 LR_RANGE = (1e-4, 10.0)
 MOMENTUM_MAX = 0.99
@@ -101,9 +101,9 @@ class Teacher(nn.Module):
         h = leaky_relu(normalise(params, "dense1", linear(params, "dense1", h), "batch"))
         h = leaky_relu(normalise(params, "dense2", linear(params, "dense2", h), "batch"))
         h = h.view(T * B, -1, height // 4, width // 4)
-        h = conv3x3(params, "conv1", reflect_pad(upsample(h)), padding=0)
+        h = upsample_conv3x3(params, "conv1", h)
         h = leaky_relu(normalise(params, "conv1", h, "batch"))
-        h = conv3x3(params, "conv2", reflect_pad(upsample(h)), padding=0)
+        h = upsample_conv3x3(params, "conv2", h)
         h = 2 * torch.tanh(normalise(params, "conv2", h, "none"))
         return h.view(T, B, *self.image_shape)
 
