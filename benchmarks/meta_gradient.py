@@ -169,13 +169,13 @@ def plain_teacher(problem: Problem) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     def upsampled(h: Tensor) -> Tensor:
         return F.pad(F.interpolate(h, scale_factor=2, mode="nearest"), (1, 1, 1, 1), mode="reflect")
 
-    h = torch.cat([teacher.z, teacher.y], -1).flatten(0, 1)
+    h = torch.cat([teacher.z, teacher.classes], -1).flatten(0, 1)
     h = normalised("dense1", F.linear(h, w["dense1"]))
     h = normalised("dense2", F.linear(h, w["dense2"]))
     h = h.view(len(h), -1, 7, 7)
     h = normalised("conv1", F.conv2d(upsampled(h), w["conv1"]))
     x = 2 * torch.tanh(F.conv2d(upsampled(h), w["conv2"], w["conv2-bias"]))
-    return x.view(*teacher.y.shape[:2], *teacher.image_shape), teacher.y, teacher.lr(), teacher.momentum()
+    return x.view(*teacher.classes.shape[:2], *teacher.image_shape), teacher.classes, teacher.lr(), teacher.momentum()
 
 
 def plain(problem: Problem) -> None:

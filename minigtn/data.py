@@ -84,11 +84,29 @@ class Split:
         """The same split on another device; no copy if it is there already."""
         return Split(self.x.to(device), self.y.to(device))
 
+    def draw(self, steps: int, batch_size: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """``steps`` batches drawn at random: x (T, B, C, H, W), y (T, B); the same images on every device."""
+        index = torch.randint(len(self.y), (steps, batch_size), generator=rng).to(self.y.device)
+        return self.x[index], self.y[index]
+
     def __len__(self) -> int:
         return len(self.y)
 
     def __repr__(self) -> str:
         return f"Split(x={tuple(self.x.shape)}, y={tuple(self.y.shape)})"
+
+
+def crop_and_flip(x: Tensor, rng: torch.Generator, padding: int = 4) -> Tensor:
+    """Images (N, C, H, W), each shifted by up to ``padding`` pixels (zeros come in: the mean colour) and mirrored half of the time."""
+    N, C, H, W = x.shape
+    down, right = torch.randint(2 * padding + 1, (2, N, 1), generator=rng)
+    mirrored = torch.randint(2, (N, 1), generator=rng).bool()
+    rows, columns = torch.arange(H) + down, torch.arange(W)
+    columns = torch.where(mirrored, columns.flip(0), columns) + right
+    rows, columns = rows.to(x.device), columns.to(x.device)
+    padded = torch.nn.functional.pad(x, [padding] * 4)
+    image, channel = (torch.arange(n, device=x.device) for n in (N, C))
+    return padded[image.view(-1, 1, 1, 1), channel.view(1, -1, 1, 1), rows.view(N, 1, H, 1), columns.view(N, 1, 1, W)]
 
 
 @dataclass(frozen=True, eq=False)

@@ -45,9 +45,7 @@ def accuracy_curve(
 
 def real_batches(train: Split, steps: int, batch_size: int, seed: int) -> tuple[Tensor, Tensor]:
     """``steps`` batches drawn from the training images at random: x (T, B, C, H, W), y (T, B)."""
-    rng = torch.Generator().manual_seed(seed)
-    index = torch.randint(len(train.y), (steps, batch_size), generator=rng).to(train.y.device)
-    return train.x[index], train.y[index]
+    return train.draw(steps, batch_size, torch.Generator().manual_seed(seed))
 
 
 def taught_curves(learner: Learner, curriculum: Curriculum, split: Split, seeds: Iterable[int], every: int = 1) -> Tensor:

@@ -1,22 +1,25 @@
-"""The teacher: a conditional generator, a learned curriculum for it, and learned inner-loop hyper-parameters.
+"""The teacher: a curriculum of synthetic batches and the inner step sizes, all learned, in interchangeable pieces.
 
-Source: Such et al. 2019 (arXiv 1912.07768), the "full curriculum" variant in the set-up of the authors' code. Departures: one generator
-call makes all T*B images (so its batch normalisation sees the whole curriculum, not one inner batch); lr and momentum are bounded
-(theirs are plain exponentials: a learned momentum could pass 1).
+Source: Such et al. 2019 (arXiv 1912.07768) in the set-up of the authors' code. Departure: lr and momentum are bounded (theirs are plain
+exponentials: a learned momentum could pass 1).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from minigtn.layers import Params, init_layer, leaky_relu, linear, normalise, upsample_conv3x3
+from minigtn.data import Split
+from minigtn.generator import generate, init_generator
 
 LR_RANGE = (1e-4, 10.0)
 MOMENTUM_MAX = 0.99
+CONFIDENCE = 4.0  # learned labels start as softmax(CONFIDENCE * one-hot): .86 for the right one of ten classes
 
 
 @dataclass(frozen=True)
@@ -27,9 +30,23 @@ class TeacherConfig:
     inner_steps: int = 32
     """T: batches in the curriculum, one per inner step."""
     batch_size: int = 128
-    """B: synthetic images in one batch; class labels are fixed and balanced (image i has class i mod K)."""
+    """B: synthetic images in one batch; class labels are balanced (image i has class i mod K)."""
+    images: Literal["generator", "pixels", "real"] = "generator"
+    """What makes the images: the generator; pixels learned one by one (dataset distillation); or nothing: real images, in an order drawn
+    anew for every learner, so that only the step sizes are learned."""
+    z: Literal["learned", "gaussian", "random"] = "learned"
+    """The generator's input vectors: learned (a curriculum); drawn anew for every learner with a learned mean and scale; or drawn anew from
+    the standard normal distribution (no curriculum)."""
+    order: Literal["fixed", "batches", "all"] = "fixed"
+    """The order of the images: as learned; whole batches shuffled anew for every learner; or all images shuffled."""
+    labels: Literal["fixed", "learned"] = "fixed"
+    """Labels: the class each image was made for, or class probabilities that are learned (soft labels)."""
+    learn_step_sizes: bool = True
+    """Whether the inner lr and momentum of each step are learned or stay where they start."""
+    weight_norm: bool = True
+    """Weight normalisation in the generator."""
     z_size: int = 128
-    """Length of the learned input vector of each image."""
+    """Length of the input vector of each image."""
     dense: int = 1024
     """Width of the generator's first layer."""
     channels: tuple[int, int] = (128, 64)
@@ -48,65 +65,97 @@ class TeacherConfig:
             raise ValueError(f"the initial inner lr must lie inside {LR_RANGE}, not {self.lr}")
         if not 0.0 < self.momentum < MOMENTUM_MAX:
             raise ValueError(f"the initial inner momentum must lie inside (0, {MOMENTUM_MAX}), not {self.momentum}")
+        if self.images != "generator" and self.z != "learned":
+            raise ValueError(f"z='{self.z}' is the input of a generator, and images='{self.images}' has none; leave z at 'learned'")
+        if self.images == "real" and (self.order, self.labels) != ("fixed", "fixed"):
+            raise ValueError("real images are drawn anew for every learner, with their own labels; leave order and labels at 'fixed'")
+        if self.images == "real" and not self.learn_step_sizes:
+            raise ValueError("real images with fixed step sizes leave nothing to learn; turn learn_step_sizes on, or use another teacher")
+        if self.z != "learned" and self.labels == "learned":
+            raise ValueError("learned labels belong to learned images; with z drawn anew there are none, so leave labels at 'fixed'")
+
+    @property
+    def varies(self) -> bool:
+        """Whether every learner is shown something else."""
+        return self.images == "real" or self.z != "learned" or self.order != "fixed"
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "full": {},
+    "batches-shuffled": {"order": "batches"},
+    "all-shuffled": {"order": "all"},
+    "gaussian-z": {"z": "gaussian"},
+    "random-z": {"z": "random"},
+    "pixels": {"images": "pixels"},
+    "real": {"images": "real"},
+}
+"""The curriculum variants of the paper (its section 3.4 and code), by the settings that make them."""
+
+
+def variant(config: TeacherConfig, name: str) -> TeacherConfig:
+    """``config`` as that variant of the curriculum. ValueError for an unknown name."""
+    if name not in VARIANTS:
+        raise ValueError(f"there is no curriculum variant {name!r}; the variants are {', '.join(VARIANTS)}")
+    return dataclasses.replace(config, **VARIANTS[name])
 
 
 class Teacher(nn.Module):
-    """``x, y, lr, momentum = teacher()``: x (T, B, C, H, W), y (T, B, K) one-hot, lr and momentum (T,).
+    """``x, y, lr, momentum = teacher(seed)``: x (T, B, C, H, W), y (T, B, K) class probabilities, lr and momentum (T,).
 
-    H and W must be multiples of 4 (two doublings). Its parameters are the outer loop's ``theta``: the generator's weights, ``z``,
-    ``lr_raw`` and ``momentum_raw``.
+    The seed decides whatever the config draws anew for every learner. For the generator H and W must be multiples of 4 (two doublings).
+    Its parameters are the outer loop's ``theta``: those of the pieces that the config names. ``real`` is needed for real images alone.
     """
 
-    z: Tensor
+    classes: Tensor
     lr_raw: Tensor
     momentum_raw: Tensor
-    y: Tensor
 
     def __init__(
-        self, config: TeacherConfig, image_shape: tuple[int, int, int], n_classes: int, seed: int, dtype: torch.dtype = torch.float32
+        self,
+        config: TeacherConfig,
+        image_shape: tuple[int, int, int],
+        n_classes: int,
+        seed: int,
+        dtype: torch.dtype = torch.float32,
+        real: Split | None = None,
     ) -> None:
         super().__init__()
-        channels, height, width = image_shape
-        if height % 4 or width % 4:
-            raise ValueError(f"the generator doubles the image twice, so height and width must be multiples of 4, not {height}x{width}")
-        self.config, self.image_shape, self.n_classes = config, image_shape, n_classes
+        self.config, self.image_shape, self.n_classes, self.real = config, image_shape, n_classes, real
         rng = torch.Generator().manual_seed(seed)
-        c1, c2 = config.channels
-        shapes = {
-            "dense1": (config.dense, config.z_size + n_classes),
-            "dense2": (c1 * (height // 4) * (width // 4), config.dense),
-            "conv1": (c2, c1, 3, 3),
-            "conv2": (channels, c2, 3, 3),
-        }
-        weights: Params = {}
-        for name, shape in shapes.items():
-            weights |= init_layer(name, shape, rng, weight_norm=True, norm="none" if name == "conv2" else "batch", dtype=dtype)
-        # nn.ParameterDict forbids dots in names, so layer.role is kept as layer-role
-        self.generator = nn.ParameterDict({name.replace(".", "-"): w for name, w in weights.items()})
-        T, B = config.inner_steps, config.batch_size
-        self.z = nn.Parameter(torch.randn(T, B, config.z_size, generator=rng, dtype=dtype))
+        T, B, Z = config.inner_steps, config.batch_size, config.z_size
+        labels = nn.functional.one_hot(torch.arange(B).remainder(n_classes), n_classes).to(dtype)
+        self.register_buffer("classes", labels.expand(T, B, n_classes), persistent=False)
+        if config.images == "generator":
+            sizes = config.dense, config.channels
+            weights = init_generator(image_shape, Z + n_classes, *sizes, rng, weight_norm=config.weight_norm, dtype=dtype)
+            # nn.ParameterDict forbids dots in names, so layer.role is kept as layer-role
+            self.generator = nn.ParameterDict({name.replace(".", "-"): w for name, w in weights.items()})
+        if config.images == "generator" and config.z != "random":
+            learned = torch.randn(T, B, Z, generator=rng, dtype=dtype)
+            self.z = nn.Parameter(learned if config.z == "learned" else torch.zeros_like(learned))
+            if config.z == "gaussian":
+                self.z_log_scale = nn.Parameter(torch.zeros_like(learned))
+        if config.images == "pixels":
+            self.pixels = nn.Parameter(torch.randn(T, B, *image_shape, generator=rng, dtype=dtype))
+        if config.images == "real" and real is None:
+            raise ValueError("a teacher of real images needs them: give the training split as real=")
+        if config.labels == "learned":
+            self.y_raw = nn.Parameter(CONFIDENCE * self.classes.clone())
         lo, hi = LR_RANGE
-        fraction = (math.log(config.lr) - math.log(lo)) / (math.log(hi) - math.log(lo))
-        self.lr_raw = nn.Parameter(torch.full((T,), math.log(fraction / (1 - fraction)), dtype=dtype))
-        fraction = config.momentum / MOMENTUM_MAX
-        self.momentum_raw = nn.Parameter(torch.full((T,), math.log(fraction / (1 - fraction)), dtype=dtype))
-        labels = torch.arange(B).remainder(n_classes).expand(T, B)
-        self.register_buffer("y", nn.functional.one_hot(labels, n_classes).to(dtype), persistent=False)
+        raw = {
+            "lr_raw": _logit((math.log(config.lr) - math.log(lo)) / (math.log(hi) - math.log(lo))),
+            "momentum_raw": _logit(config.momentum / MOMENTUM_MAX),
+        }
+        for name, value in raw.items():
+            steps = torch.full((T,), value, dtype=dtype)
+            if config.learn_step_sizes:
+                self.register_parameter(name, nn.Parameter(steps))
+            else:
+                self.register_buffer(name, steps, persistent=False)
 
-    def images(self) -> Tensor:
-        """All synthetic images in one generator call: (T, B, C, H, W), standardised units within (-2, 2)."""
-        params = {name.replace("-", "."): w for name, w in self.generator.items()}
-        T, B = self.y.shape[:2]
-        _, height, width = self.image_shape
-        h = torch.cat([self.z, self.y], -1).view(T * B, -1)
-        h = leaky_relu(normalise(params, "dense1", linear(params, "dense1", h), "batch"))
-        h = leaky_relu(normalise(params, "dense2", linear(params, "dense2", h), "batch"))
-        h = h.view(T * B, -1, height // 4, width // 4)
-        h = upsample_conv3x3(params, "conv1", h)
-        h = leaky_relu(normalise(params, "conv1", h, "batch"))
-        h = upsample_conv3x3(params, "conv2", h)
-        h = 2 * torch.tanh(normalise(params, "conv2", h, "none"))
-        return h.view(T, B, *self.image_shape)
+    def images(self, seed: int = 0) -> Tensor:
+        """All images in one call: (T, B, C, H, W), in standardised units; within (-2, 2) unless real."""
+        return self(seed)[0]
 
     def lr(self) -> Tensor:
         """Learning rate of each inner step, (T,), inside LR_RANGE: a sigmoid on the logarithmic scale."""
@@ -117,5 +166,38 @@ class Teacher(nn.Module):
         """Momentum of each inner step, (T,), inside (0, MOMENTUM_MAX)."""
         return MOMENTUM_MAX * torch.sigmoid(self.momentum_raw)
 
-    def forward(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        return self.images(), self.y, self.lr(), self.momentum()
+    def forward(self, seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        rng = torch.Generator().manual_seed(seed)
+        x, y = self._examples(rng)
+        T, B = self.classes.shape[:2]
+        if self.config.order == "batches":
+            shuffled = torch.randperm(T, generator=rng).to(x.device)
+            x, y = x[shuffled], y[shuffled]
+        elif self.config.order == "all":
+            shuffled = torch.randperm(T * B, generator=rng).to(x.device)
+            x, y = (part.flatten(0, 1)[shuffled].view(part.shape) for part in (x, y))
+        return x, y, self.lr(), self.momentum()
+
+    def _examples(self, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Images (T, B, C, H, W) and labels (T, B, K) before any shuffling."""
+        T, B = self.classes.shape[:2]
+        if self.real is not None and self.config.images == "real":
+            x, numbers = self.real.draw(T, B, rng)
+            return x.to(self.classes.dtype), nn.functional.one_hot(numbers, self.n_classes).to(self.classes.dtype)
+        y = torch.softmax(self.y_raw, -1) if self.config.labels == "learned" else self.classes
+        if self.config.images == "pixels":
+            return 2 * torch.tanh(self.pixels), y
+        params = {name.replace("-", "."): w for name, w in self.generator.items()}
+        inputs = torch.cat([self._latent(rng), self.classes], -1).flatten(0, 1)
+        return generate(params, inputs, self.image_shape).view(T, B, *self.image_shape), y
+
+    def _latent(self, rng: torch.Generator) -> Tensor:
+        """The generator's input vectors (T, B, Z)."""
+        if self.config.z == "learned":
+            return self.z
+        noise = torch.randn(*self.classes.shape[:2], self.config.z_size, generator=rng, dtype=self.classes.dtype).to(self.classes.device)
+        return noise if self.config.z == "random" else self.z + self.z_log_scale.exp() * noise
+
+
+def _logit(fraction: float) -> float:
+    return math.log(fraction / (1 - fraction))

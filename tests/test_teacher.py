@@ -8,7 +8,8 @@ import math
 import pytest
 import torch
 
-from minigtn.teacher import LR_RANGE, MOMENTUM_MAX, Teacher, TeacherConfig
+from minigtn import data
+from minigtn.teacher import LR_RANGE, MOMENTUM_MAX, VARIANTS, Teacher, TeacherConfig, variant
 from tiny import TEACHER
 
 
@@ -33,11 +34,11 @@ def test_what_it_hands_out(shape: tuple[int, int, int], dtype: torch.dtype) -> N
 @pytest.mark.parametrize(("batch", "classes"), [(20, 10), (12, 5), (3, 7)])
 def test_labels_are_fixed_one_hot_and_balanced(batch: int, classes: int) -> None:
     teacher = make(batch_size=batch, classes=classes)
-    assert teacher.y.sum(-1).eq(1).all()
-    assert teacher.y[0].equal(teacher.y[2])
-    counts = teacher.y[0].sum(0)
+    assert teacher.classes.sum(-1).eq(1).all()
+    assert teacher.classes[0].equal(teacher.classes[2])
+    counts = teacher.classes[0].sum(0)
     assert counts.max() - counts.min() <= 1
-    assert not teacher.y.requires_grad
+    assert not teacher.classes.requires_grad
 
 
 def test_step_sizes_start_where_the_config_says() -> None:
@@ -99,6 +100,11 @@ def test_the_state_holds_the_parameters_and_follows_from_the_seed() -> None:
         ({"lr": float("nan")}, "lr must lie inside"),
         ({"momentum": 0.0}, r"momentum must lie inside \(0, 0.99\), not 0.0"),
         ({"momentum": 0.99}, "momentum must lie inside"),
+        ({"images": "pixels", "z": "random"}, "z='random' is the input of a generator, and images='pixels' has none"),
+        ({"images": "real", "order": "all"}, "real images are drawn anew for every learner"),
+        ({"images": "real", "labels": "learned"}, "leave order and labels at 'fixed'"),
+        ({"images": "real", "learn_step_sizes": False}, "leave nothing to learn"),
+        ({"z": "gaussian", "labels": "learned"}, "learned labels belong to learned images"),
     ],
 )
 def test_bad_config_is_one_sentence(settings: dict, message: str) -> None:
@@ -111,3 +117,85 @@ def test_bad_config_is_one_sentence(settings: dict, message: str) -> None:
 def test_sizes_that_the_generator_cannot_make_are_refused(shape: tuple[int, int, int]) -> None:
     with pytest.raises(ValueError, match=f"multiples of 4, not {shape[1]}x{shape[2]}"):
         make(shape=shape)
+
+
+# ---- curriculum variants ----
+
+
+def of(name: str, seed: int = 0, **settings) -> Teacher:
+    config = variant(dataclasses.replace(TEACHER, **settings), name)
+    return Teacher(config, (1, 8, 8), 10, seed, real=data.load("digits").train if name == "real" else None)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_variant_teaches_and_learns(name: str) -> None:
+    teacher = of(name)
+    x, y, lr, momentum = teacher(seed=3)
+    assert x.shape == (3, 10, 1, 8, 8)
+    assert y.shape == (3, 10, 10)
+    assert y.sum(-1).eq(1).all()
+    (x * torch.randn_like(x)).sum().add(lr.sum() + momentum.sum()).backward()
+    norms = {key: p.grad.norm().item() for key, p in teacher.named_parameters()}
+    assert [key for key, norm in norms.items() if not 0 < norm < math.inf] == []
+    learned = {key.split(".")[0] for key in norms}
+    images = {"real": set(), "pixels": {"pixels"}, "random-z": {"generator"}, "gaussian-z": {"generator", "z", "z_log_scale"}}
+    assert learned == {"lr_raw", "momentum_raw"} | images.get(name, {"generator", "z"})
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_what_is_drawn_anew_follows_from_the_seed(name: str) -> None:
+    teacher = of(name)
+    first, again, other = (teacher(seed)[0] for seed in (1, 1, 2))
+    assert first.equal(again)
+    assert first.equal(other) != teacher.config.varies
+    assert teacher.config.varies == (name not in ("full", "pixels"))
+
+
+@pytest.mark.parametrize(("name", "unit"), [("batches-shuffled", 1), ("all-shuffled", 2)])
+def test_shuffling_moves_images_together_with_their_labels(name: str, unit: int) -> None:
+    teacher, settings = of(name, inner_steps=6), {"inner_steps": 6}
+    plain, labels, *_ = of("full", **settings)()
+    x, y, *_ = teacher(seed=5)
+    units = [part.flatten(0, unit - 1) for part in (plain, labels, x, y)]
+    found = [next(i for i, image in enumerate(units[0]) if image.equal(shuffled)) for shuffled in units[2]]
+    assert sorted(found) == list(range(len(found)))
+    assert found != sorted(found)
+    assert units[3].equal(units[1][found])
+
+
+def test_random_and_gaussian_inputs_make_other_images_of_the_same_classes() -> None:
+    for name in ("random-z", "gaussian-z"):
+        teacher = of(name)
+        assert teacher(1)[1].equal(teacher(2)[1])
+    assert of("gaussian-z")(1)[0].equal(of("random-z")(1)[0])  # as it starts: mean 0, scale 1
+
+
+def test_real_images_come_with_their_own_labels() -> None:
+    train = data.load("digits").train
+    x, y, *_ = of("real")(seed=4)
+    for image, label in zip(x.flatten(0, 1), y.flatten(0, 1), strict=True):
+        assert (train.x == image).flatten(1).all(1)[train.y == label.argmax()].any()
+    with pytest.raises(ValueError, match="needs them: give the training split as real="):
+        Teacher(variant(TEACHER, "real"), (1, 8, 8), 10, 0)
+
+
+def test_learned_labels_are_probabilities_that_start_near_the_classes() -> None:
+    teacher = make(labels="learned")
+    _, y, *_ = teacher()
+    torch.testing.assert_close(y.sum(-1), torch.ones(3, 10))
+    assert y.argmax(-1).equal(teacher.classes.argmax(-1))
+    assert 0.8 < y.amax(-1).min() < 0.95
+    y.square().sum().backward()
+    assert teacher.y_raw.grad.norm() > 0
+
+
+def test_step_sizes_and_weight_normalisation_can_be_left_out() -> None:
+    names = {name for name, _ in make(learn_step_sizes=False, weight_norm=False).named_parameters()}
+    assert not {"lr_raw", "momentum_raw"} & names
+    assert not [name for name in names if name.endswith(("gain", "direction"))]
+    assert make(learn_step_sizes=False, lr=0.3).lr().allclose(torch.tensor(0.3))
+
+
+def test_an_unknown_variant_is_one_sentence() -> None:
+    with pytest.raises(ValueError, match="there is no curriculum variant 'half'; the variants are full, batches-shuffled, all-shuffled"):
+        variant(TEACHER, "half")
