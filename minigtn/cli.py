@@ -19,11 +19,15 @@ import tyro
 from minigtn import check, data, report
 from minigtn.config import PRESETS, EvaluationConfig, RunConfig, from_dict, require_same, to_dict
 from minigtn.curriculum import Curriculum, load_curriculum
+from minigtn.distributed import WorkerLost, local_rank, workers
 from minigtn.evaluate import final_evaluation
 from minigtn.files import environment, read_json, remove_run, write_json
-from minigtn.meta import MetaTraining, MetaTrainingDiverged, deferred_interrupt, estimated_bytes
+from minigtn.interrupt import deferred_interrupt
+from minigtn.meta import MetaTraining, MetaTrainingDiverged
+from minigtn.meta_gradient import estimated_bytes
 
 Device = Literal["auto", "cpu", "cuda"]
+MIB = 2**20
 _CONFIG: Any = dataclasses.field(default_factory=RunConfig)
 
 
@@ -48,9 +52,36 @@ class Train:
     """Throw away a run that is in --out already."""
 
     def run(self) -> None:
-        device, begun = _device(self.device, self.threads), (self.out / "config.json").exists()
+        device = _device(self.device, self.threads)
         if self.resume and self.overwrite:
             raise ValueError("--resume continues a run and --overwrite replaces it; give one of them")
+        with workers(device) as team:
+            if team.writer:
+                self._check_folder(device)
+            dataset = data.load(self.config.dataset, self.data_dir).to(device)
+            training = MetaTraining(self.config, dataset, team)
+            if team.writer and self.overwrite:
+                remove_run(self.out)
+            if team.writer and not (self.out / "config.json").exists():
+                write_json(self.out / "config.json", {"config": to_dict(self.config), **environment(device)})
+            team.wait()  # for the folder
+            if (self.out / "checkpoint.safetensors").exists():
+                training.load_checkpoint(self.out)
+            if team.writer and not training.finished:
+                sizes = estimated_bytes(self.config, dataset, training.teacher, training.learner)
+                shown = ", ".join(f"{name} {size / MIB:,.1f}" for name, size in sizes.items())
+                total = sum(sizes.values()) / MIB
+                print(f"{self.config.dataset} on {device}: estimated peak memory of an outer step {total:,.1f} MiB ({shown})")
+            elif team.writer:
+                print(f"{self.out}: all {self.config.meta.outer_steps} outer steps are done already")
+            if not training.finished:
+                training.run(self.out)
+            if team.writer:
+                self._finish(training, dataset)
+
+    def _check_folder(self, device: torch.device) -> None:
+        """Nothing that is there may be lost or mixed with other things."""
+        begun = (self.out / "config.json").exists()
         if begun and not self.resume and not self.overwrite:
             raise ValueError(f"{self.out} already holds a run; use --resume to continue it, --overwrite to replace it, or another --out")
         if begun and self.resume:
@@ -59,21 +90,9 @@ class Train:
             changed = [name for name in now if now[name] != then.get(name)]
             if changed:
                 print(f"note: {self.out} began with another {' and '.join(changed)}; it goes on, but perhaps not to the same bits")
-        dataset = data.load(self.config.dataset, self.data_dir).to(device)
-        training = MetaTraining(self.config, dataset)
-        if self.overwrite:
-            remove_run(self.out)
-        if (self.out / "checkpoint.safetensors").exists():
-            training.load_checkpoint(self.out)
-        if not (self.out / "config.json").exists():
-            write_json(self.out / "config.json", {"config": to_dict(self.config), **environment(device)})
-        if not training.finished:
-            sizes = {name: size / 2**20 for name, size in estimated_bytes(self.config, dataset, training.teacher, training.learner).items()}
-            shown = ", ".join(f"{name} {size:,.1f}" for name, size in sizes.items())
-            print(f"{self.config.dataset} on {device}: estimated peak memory of an outer step {sum(sizes.values()):,.1f} MiB ({shown})")
-            training.run(self.out)
-        else:
-            print(f"{self.out}: all {self.config.meta.outer_steps} outer steps are done already")
+
+    def _finish(self, training: MetaTraining, dataset: data.Dataset) -> None:
+        """Curriculum, judgement on test data, report."""
         curriculum = training.result()
         with deferred_interrupt():  # KeyboardInterrupt would get lost in safetensors
             curriculum.save(self.out / "curriculum.safetensors")
@@ -167,7 +186,7 @@ def main(argv: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("\nminigtn: stopped" + ("; the same command with --resume goes on" if argv[0] == "train" else ""), file=sys.stderr)
         sys.exit(130)
-    except MetaTrainingDiverged as error:
+    except (MetaTrainingDiverged, WorkerLost) as error:
         print(f"minigtn: {error}", file=sys.stderr)
         sys.exit(1)
     except (ValueError, OSError) as error:
@@ -196,8 +215,9 @@ def _device(name: str, threads: int) -> torch.device:
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
         raise ValueError("--device cuda was given, but torch sees no CUDA device; use --device cpu, or install a CUDA build of torch")
-    device = torch.device("cuda" if available and name != "cpu" else "cpu")
+    device = torch.device("cuda", local_rank()) if available and name != "cpu" else torch.device("cpu")
     if device.type == "cuda":
+        torch.cuda.set_device(device)
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.backends.cudnn.benchmark = False
         torch.use_deterministic_algorithms(True, warn_only=True)

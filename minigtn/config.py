@@ -33,10 +33,16 @@ class MetaConfig:
     """Adam's epsilon."""
     real_batch: int = 128
     """Real training images in each reading of the meta-loss."""
+    augment: bool = False
+    """Random crops (4 pixels of padding) and mirror images of those, as the paper has it for CIFAR-10."""
     readout_every: int = 1
     """Inner steps between two readings of the meta-loss (intermediate losses); 0 reads after the last step only."""
     clip_norm: float = 1.0
     """The meta-gradient is scaled down to this norm where it is longer; 0 never clips."""
+    learners: int = 1
+    """Learners per outer step, each with weights and real batches of its own; their meta-gradients are averaged. Workers share them."""
+    sample_learners: bool = False
+    """Whether every learner gets an architecture of its own, varied from the run's (minigtn.zoo), so that the teacher generalises."""
     adjoint: Literal["unrolled", "checkpointed", "reversible"] = "checkpointed"
     """How the inner loop is differentiated; the meta-gradient is the same."""
     block_size: int = 1
@@ -52,7 +58,7 @@ class MetaConfig:
 
     def __post_init__(self) -> None:
         for name, least in (("outer_steps", 1), ("real_batch", 1), ("readout_every", 0), ("valid_every", 0), ("valid_learners", 1),
-                            ("checkpoint_every", 1), ("max_skipped", 1), ("block_size", 1)):  # fmt: skip
+                            ("checkpoint_every", 1), ("max_skipped", 1), ("block_size", 1), ("learners", 1)):  # fmt: skip
             if getattr(self, name) < least:
                 raise ValueError(f"meta.{name} must be at least {least}, not {getattr(self, name)}")
         if not 0 < self.lr < math.inf or not 0 <= self.final_lr <= 1 or not 0 <= self.clip_norm < math.inf:
@@ -129,7 +135,7 @@ PRESETS: dict[str, RunConfig] = {
         dataset="cifar10",
         learner=CIFAR_LEARNER,
         teacher=TeacherConfig(inner_steps=128),
-        meta=MetaConfig(lr=0.004, betas=(0.9, 0.9), eps=1e-5, real_batch=256, readout_every=16),
+        meta=MetaConfig(lr=0.004, betas=(0.9, 0.9), eps=1e-5, real_batch=256, augment=True, readout_every=16),
     ),
 }
 
@@ -176,7 +182,7 @@ def differences(a: Any, b: Any, prefix: str = "") -> list[str]:
     return found
 
 
-Purpose = types.SimpleNamespace(TEACHER=0, LEARNER=1, REAL_BATCH=2, VALIDATION=3, TUNING=4, TEST=5)
+Purpose = types.SimpleNamespace(TEACHER=0, LEARNER=1, REAL_BATCH=2, VALIDATION=3, TUNING=4, TEST=5, CURRICULUM=6)
 
 
 def seed_for(run_seed: int, purpose: int, index: int) -> int:

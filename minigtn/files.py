@@ -8,14 +8,19 @@ import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
 
 RUN_FILES = ("checkpoint.safetensors", "metrics.jsonl", "curriculum.safetensors", "result.json", "report.html", "config.json")
 COMMIT_LENGTH = 12
+PART_BYTES = 15 * 2**20  # of tensors in one file of a checkpoint: files stay below 16 MiB, so that they travel anywhere
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
@@ -33,7 +38,50 @@ def remove_run(folder: Path) -> None:
     """Delete what a run wrote into ``folder``, and nothing else that may be there; ``config.json``, the sign of a run, goes last."""
     for name in RUN_FILES:
         (folder / name).unlink(missing_ok=True)
+    for part in folder.glob("checkpoint-*.safetensors"):
+        part.unlink()
     shutil.rmtree(folder / "tensorboard", ignore_errors=True)
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: dict[str, Any], stamp: int) -> None:
+    """Write tensors and JSON values to ``path``, atomically, in safetensors files of at most PART_BYTES each.
+
+    Where one does not do, ``path`` names the others, ``<stem>-<stamp>-<i>.safetensors``, which are written before it; those of earlier
+    stamps are deleted after it. Tensors are kept flat and in pieces.
+    """
+    parts: list[dict[str, Tensor]] = [{}]
+    room = PART_BYTES
+    for name, tensor in tensors.items():
+        flat = tensor.detach().reshape(-1)
+        for i, piece in enumerate(flat.split(PART_BYTES // flat.element_size())):
+            if piece.nbytes > room:
+                parts.append({})
+                room = PART_BYTES
+            parts[-1][f"{name}@{i}"] = piece.cpu().clone()
+            room -= piece.nbytes
+    others = [path.with_name(f"{path.stem}-{stamp}-{i}.safetensors") for i in range(1, len(parts))]
+    for other, part in zip(others, parts[1:], strict=True):
+        write_atomically(other, save(part))
+    index = {**about, "shapes": {name: list(tensor.shape) for name, tensor in tensors.items()}, "parts": [other.name for other in others]}
+    write_atomically(path, save(parts[0], {"about": json.dumps(index, sort_keys=True)}))
+    for old in path.parent.glob(f"{path.stem}-*.safetensors"):
+        if old not in others:
+            old.unlink()
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What :func:`save_tensors` wrote, on the CPU: tensors and JSON values. ValueError, in one sentence, for a damaged or missing file."""
+    try:
+        pieces: dict[str, list[Tensor]] = {}
+        with safe_open(path, "pt") as file:
+            about = json.loads(file.metadata()["about"])
+        for name in [path.name, *about["parts"]]:
+            with safe_open(path.with_name(name), "pt") as file:
+                for key in sorted(file.keys(), key=lambda key: int(key.rpartition("@")[2])):
+                    pieces.setdefault(key.rpartition("@")[0], []).append(file.get_tensor(key))
+        return {name: torch.cat(pieces[name]).view(shape) for name, shape in about["shapes"].items()}, about
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise ValueError(f"{path} is not a readable checkpoint ({error}); start afresh with --overwrite or another --out") from error
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -120,7 +120,7 @@ def test_memory_is_announced_before_the_first_step(tmp_path: Path, capsys: pytes
     config = dataclasses.replace(tiny(outer_steps=1), seed=3)
     assert call(*train(config, tmp_path / "a" / "run")) == 0
     first = capsys.readouterr().out.splitlines()[0]
-    assert re.fullmatch(r"digits on cpu: estimated peak memory of an outer step \d+\.\d MiB \(adjoint \d+\.\d, generator \d+\.\d\)", first)
+    assert re.fullmatch(r"digits on cpu: estimated peak memory of an outer step \d+\.\d MiB \(adjoint \d+\.\d, teacher \d+\.\d\)", first)
 
 
 def test_evaluate_judges_again(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

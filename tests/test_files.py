@@ -12,7 +12,18 @@ import pytest
 import torch
 
 from minigtn import files
-from minigtn.files import RUN_FILES, Metrics, environment, read_json, read_metrics, remove_run, write_atomically, write_json
+from minigtn.files import (
+    RUN_FILES,
+    Metrics,
+    environment,
+    load_tensors,
+    read_json,
+    read_metrics,
+    remove_run,
+    save_tensors,
+    write_atomically,
+    write_json,
+)
 
 
 def test_a_write_that_is_cut_short_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,3 +111,38 @@ def test_the_environment_says_what_a_figure_rests_on(tmp_path: Path, monkeypatch
     assert environment(torch.device("cpu"))["commit"] == head[:12] + "+changes"
     monkeypatch.setattr(files, "__file__", str(tmp_path / "somebody's" / "package" / "files.py"))
     assert environment(torch.device("cpu"))["commit"] == "unknown"
+
+
+@pytest.mark.parametrize("size", [10, 1000, 5000])
+def test_tensors_survive_in_parts_below_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    monkeypatch.setattr(files, "PART_BYTES", 4096)
+    tensors = {
+        "a": torch.randn(size),
+        "b": torch.randn(3, size),
+        "step": torch.tensor(7.0),
+        "n": torch.arange(size),
+        "none": torch.zeros(0, 2),
+    }
+    path = tmp_path / "checkpoint.safetensors"
+    for stamp in (1, 2):
+        save_tensors(path, tensors, {"progress": {"step": stamp}}, stamp)
+        found, about = load_tensors(path)
+        assert about["progress"] == {"step": stamp}
+        assert found.keys() == tensors.keys()
+        assert all(found[name].equal(tensor) and found[name].dtype == tensor.dtype for name, tensor in tensors.items())
+        parts = sorted(tmp_path.iterdir())
+        assert max(part.stat().st_size for part in parts) < 4096 + 2048  # and a header
+        assert len(parts) == 1 + len(about["parts"])  # those of the earlier stamp are gone
+    assert (len(parts) > 1) == (size > 100)
+    (tmp_path / "config.json").write_text("{}")
+    remove_run(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_part_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "PART_BYTES", 4096)
+    path = tmp_path / "checkpoint.safetensors"
+    save_tensors(path, {"a": torch.randn(5000)}, {}, 3)
+    (tmp_path / "checkpoint-3-1.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"is not a readable checkpoint .*; start afresh with --overwrite"):
+        load_tensors(path)

@@ -19,7 +19,8 @@ from minigtn.config import Purpose, seed_for
 from minigtn.data import Dataset, Split
 from minigtn.files import read_metrics
 from minigtn.learners import Learner
-from minigtn.meta import MetaTraining, MetaTrainingDiverged, estimated_bytes, meta_loss, real_readout
+from minigtn.meta import MetaTraining, MetaTrainingDiverged
+from minigtn.meta_gradient import estimated_bytes, meta_loss, real_readout
 from minigtn.teacher import Teacher
 from tiny import LEARNER, META, TEACHER, TINY, tiny
 
@@ -55,11 +56,11 @@ def test_meta_gradient_is_that_of_finite_differences(digits: Dataset, name: str)
     def loss_at(step: float) -> float:
         with torch.no_grad():
             parameter.add_(step * direction)
-            value = meta_loss(teacher, learner, params, readout, Checkpointed()).item()
+            value = meta_loss(teacher(), learner, params, readout, Checkpointed()).item()
             parameter.sub_(step * direction)
         return value
 
-    meta_loss(teacher, learner, params, readout, Checkpointed()).backward()
+    meta_loss(teacher(), learner, params, readout, Checkpointed()).backward()
     slope = (parameter.grad * direction).sum().item()
     step = 1e-5
     difference = (8 * (loss_at(step) - loss_at(-step)) - loss_at(2 * step) + loss_at(-2 * step)) / (12 * step)
@@ -86,7 +87,7 @@ def test_readings_of_the_meta_loss(digits: Dataset, every: int, readings: int) -
     assert x.shape == (readings, 32, 1, 8, 8)
     assert y.shape == (readings, 32)
     teacher = Teacher(dataclasses.replace(TEACHER, inner_steps=5), digits.image_shape, 10, 0)
-    meta_loss(teacher, learner, learner.init(0), readout, Unrolled()).backward()
+    meta_loss(teacher(), learner, learner.init(0), readout, Unrolled()).backward()
     assert teacher.z.grad[0].norm() > 0
 
 
@@ -96,9 +97,9 @@ def test_the_memory_of_an_outer_step_is_estimated(digits: Dataset) -> None:
         config = dataclasses.replace(tiny(adjoint="unrolled"), teacher=dataclasses.replace(TEACHER, inner_steps=steps))
         training = MetaTraining(config, digits)
         sizes[steps] = estimated_bytes(config, digits, training.teacher, training.learner)
-        assert sizes[steps].keys() == {"adjoint", "generator"}
+        assert sizes[steps].keys() == {"adjoint", "teacher"}
     assert sizes[12]["adjoint"] == 4 * sizes[3]["adjoint"] > 10_000
-    assert 2 < sizes[12]["generator"] / sizes[3]["generator"] <= 4
+    assert 2 < sizes[12]["teacher"] / sizes[3]["teacher"] <= 4
 
 
 # ---- the outer loop ----
