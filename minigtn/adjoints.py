@@ -1,64 +1,32 @@
 """Three ways back through a training run, one answer: ``Unrolled``, ``Checkpointed``, ``Reversible``.
 
 Each adjoint is one object that is called with four arguments, ``adjoint(loop, w0, lr, momentum) -> (w_T, readings)``. ``Unrolled`` keeps
-the graph of every step. The other two share the reverse loop ``_WayBack`` and differ only in how a *tape* gives back ``w_t`` and ``v_t``:
-kept or recomputed (``_KeptTape``), or reversed in exact integers (``_ReversedTape``).
+the graph of every step. The other two share the reverse loop ``_WayBack`` and differ only in how a *tape* gives back the state before
+step t: kept or recomputed (``_KeptTape``), or reversed in exact integers (``_ReversedTape``).
 
 Source: Maclaurin, Duvenaud & Adams 2015 (arXiv 1502.03492), algorithm 2 with its printed errors corrected and in torch's momentum
-convention ``v <- mu*v + g``, ``w <- w - lr*v``; the derivation is in reference/README.md.
+convention ``v <- mu*v + g``, ``w <- w - lr*v``; the derivation is in reference/README.md. Departure: any :class:`minigtn.Optimiser` may
+take the steps, through its ``pull_back``, but for ``Reversible``.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from minigtn.fixed_point import FixedPointState, bits_per_step, rational_momentum
-from minigtn.second_order import Loss, curvature, grad_or_zeros, gradient
+from minigtn.graphs import Groups, Pool, StaticCall, StepGraphs, signature
+from minigtn.optimisers import SGD, Optimiser, State
+from minigtn.second_order import gradient
+from minigtn.steps import InnerLoop, Steps, at, examples, refuse_captured_tensors, reverse, steps_of
 
-
-@dataclass(frozen=True)
-class InnerLoop:
-    """What is trained on what: everything of a run but its start and its step sizes. Weights are one flat vector (P,)."""
-
-    loss: Loss
-    batches: tuple[Tensor, ...]
-    """Each (T, ...): step t trains on ``[b[t] for b in batches]``."""
-    readout_loss: Loss
-    readout_batches: tuple[Tensor, ...]
-    """Each (n, ...), n readings; empty for none."""
-    readout_every: int
-    describe: Callable[[int], str]
-    """Name of the parameter that an index of the flat vector belongs to, for error messages."""
-
-    def reading_after(self, t: int, steps: int) -> int | None:
-        """Which reading is taken once inner step ``t`` of ``steps`` is done: after every k-th, and after the last."""
-        if not self.readout_batches or ((t + 1) % self.readout_every and t + 1 != steps):
-            return None
-        return t // self.readout_every
-
-    def detached(self, tensors: Sequence[Tensor]) -> InnerLoop:
-        """The same loop over these tensors (batches, then readout batches), cut from any graph."""
-        cut = tuple(x.detach() for x in tensors)
-        n = len(self.batches)
-        return InnerLoop(self.loss, cut[:n], self.readout_loss, cut[n:], self.readout_every, self.describe)
-
-
-def at(batches: Sequence[Tensor], t: int) -> list[Tensor]:
-    """Batch number ``t`` of stacked batches."""
-    return [b[t] for b in batches]
-
-
-def sgd_step(w: Tensor, v: Tensor, g: Tensor, lr: Tensor, momentum: Tensor) -> tuple[Tensor, Tensor]:
-    """``v <- momentum*v + g``; ``w <- w - lr*v``: torch.optim.SGD without dampening."""
-    v = torch.addcmul(g, v, momentum)
-    return torch.addcmul(w, v, lr, value=-1), v
+_SGD = SGD()
 
 
 class Adjoint(ABC):
@@ -69,7 +37,9 @@ class Adjoint(ABC):
         """``w0`` (P,), ``lr`` and ``momentum`` (T,) -> ``w_T`` (P,) and readings (n,), both differentiable."""
 
     @abstractmethod
-    def memory_bytes(self, steps: int, weights: int, activations: int, itemsize: int = 4, momentum: float = 0.5) -> int:
+    def memory_bytes(
+        self, steps: int, weights: int, activations: int, itemsize: int = 4, momentum: float = 0.5, optimiser: Optimiser = _SGD
+    ) -> int:
         """Predicted peak beyond the inputs, for T ``steps``, P ``weights`` and ``activations`` bytes of one second-order pass."""
 
 
@@ -82,29 +52,40 @@ class Unrolled(Adjoint):
     """
 
     def __call__(self, loop: InnerLoop, w0: Tensor, lr: Tensor, momentum: Tensor) -> tuple[Tensor, Tensor]:
-        w, v, readings = w0, torch.zeros_like(w0), []
+        state, readings = loop.optimiser.start(w0), []
         for t in range(len(lr)):
-            g = gradient(loop.loss, w, at(loop.batches, t), create_graph=torch.is_grad_enabled())
-            w, v = sgd_step(w, v, g, lr[t], momentum[t])
+            g = gradient(loop.loss, state[0], at(loop.batches, t), create_graph=torch.is_grad_enabled())
+            state = loop.optimiser.step(state, g, lr[t], momentum[t])
             j = loop.reading_after(t, len(lr))
             if j is not None:
-                readings.append(loop.readout_loss(w, at(loop.readout_batches, j)))
-        return w, _stack(readings, w0)
+                readings.append(loop.readout_loss(state[0], at(loop.readout_batches, j)))
+        return state[0], _stack(readings, w0)
 
-    def memory_bytes(self, steps: int, weights: int, activations: int, itemsize: int = 4, momentum: float = 0.5) -> int:
-        return steps * (activations + 2 * weights * itemsize)
+    def memory_bytes(
+        self, steps: int, weights: int, activations: int, itemsize: int = 4, momentum: float = 0.5, optimiser: Optimiser = _SGD
+    ) -> int:
+        return steps * (activations + optimiser.vectors * weights * itemsize)
 
 
 @dataclass(frozen=True)
 class Checkpointed(Adjoint):
-    """Keep weights and velocity at the start of every block of steps; recompute the rest of a block when the way back enters it.
+    """Keep the state (weights and velocity) at the start of every block of steps; recompute the rest when the way back enters a block.
 
     Memory ``2*P*(T/k + k)`` numbers and the activations of one step, whatever T. Time: one more gradient per step (two where k > 1, but
     for the first step of each block). ``block_size=1`` is the fastest; ``ceil(sqrt(T))`` needs least memory. The default choice for
     teaching. Do not use it when even that is too much (Reversible), or for a loss that closes over tensors that require grad (refused).
+
+    ``graphs=True`` makes CUDA graphs of a step, a step back and a reading, there and back: the same kernels on the same numbers, without
+    the time to launch each. They are captured in the first run and belong to this object, so keep it, and pass the same loss function
+    (``==``) each time; another loss, optimiser, shape or dtype is captured anew. The loss must not wait for the device, bring tensors over
+    from the CPU, or depend on anything that changes between runs but its arguments (tensors it closes over may change in place).
+    Settings such as TF32 are those at the capture. Memory: some five states more. Not for several threads at once. On the CPU it only
+    copies: leave it off there.
     """
 
     block_size: int = 1
+    graphs: bool = False
+    _captured: StepGraphs = field(default_factory=StepGraphs, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.block_size < 1:
@@ -115,12 +96,28 @@ class Checkpointed(Adjoint):
             return Unrolled()(loop, w0, lr, momentum)  # no way back, nothing to keep
         return _WayBack.apply(self, loop, w0, lr, momentum, *loop.batches, *loop.readout_batches)
 
-    def tape(self, w0: Tensor, lr: Tensor, momentum: Tensor, descend: Descend, describe: Callable[[int], str]) -> _KeptTape:
-        return _KeptTape(self.block_size, w0, lr, momentum, descend)
+    def tape(self, loop: InnerLoop, w0: Tensor, lr: Tensor, momentum: Tensor, wanted: Sequence[bool]) -> _KeptTape:
+        steps = steps_of(loop, wanted)
+        if not self.graphs:
+            refuse_captured_tensors(loop, w0)
+        else:
+            like = examples(loop, w0, lr, momentum)
 
-    def memory_bytes(self, steps: int, weights: int, activations: int, itemsize: int = 4, momentum: float = 0.5) -> int:
+            def capture() -> Steps:
+                refuse_captured_tensors(loop, w0)
+                pool = Pool(w0.device)
+                return Steps(*(StaticCall(f, x, pool) if all(x) else f for f, x in zip(steps, like, strict=True)))
+
+            key = loop.identity, loop.optimiser, tuple(wanted), tuple(map(signature, like))
+            steps = self._captured.get(key, capture)
+        return _KeptTape(self.block_size, loop, w0, lr, momentum, steps)
+
+    def memory_bytes(
+        self, steps: int, weights: int, activations: int, itemsize: int = 4, momentum: float = 0.5, optimiser: Optimiser = _SGD
+    ) -> int:
         kept = math.ceil(steps / self.block_size) + min(self.block_size, steps) - 1
-        return activations + (2 * kept + 13) * weights * itemsize
+        static = 5 * optimiser.vectors + 3 if self.graphs else 0
+        return activations + (optimiser.vectors * kept + 13 + static) * weights * itemsize
 
 
 @dataclass(frozen=True)
@@ -129,7 +126,8 @@ class Reversible(Adjoint):
 
     Memory ``16 B + T * log2(1/momentum) / 8 B`` per weight and the activations of one step. Time: one more gradient per step. Use it when
     T is in the thousands or P is large. Do not use it with momentum near 0 (a step with momentum 0 keeps 8 B per weight), where anything
-    reaches 1024 in size (:class:`FixedPointOverflow`), or with kernels whose results do not repeat bit for bit.
+    reaches 1024 in size (:class:`FixedPointOverflow`), or with kernels whose results do not repeat bit for bit. Other inner optimisers than
+    SGD forget too much in a step to be reversed: ValueError.
 
     The momentum applied is the fraction n/d, d <= 4096, nearest to the one given: typically 1e-7 away and at most 1/8192 (next to 0
     and 1); 0.5 and 0.9 are exact. The result and the gradient are those at n/d. Every way back ends with a check that ``w0`` and zero
@@ -137,37 +135,36 @@ class Reversible(Adjoint):
     """
 
     def __call__(self, loop: InnerLoop, w0: Tensor, lr: Tensor, momentum: Tensor) -> tuple[Tensor, Tensor]:
+        if loop.optimiser != SGD():
+            raise ValueError(f"Reversible can only reverse SGD, not {loop.optimiser}; use optimiser=SGD(), or Checkpointed")
         return _WayBack.apply(self, loop, w0, lr, momentum, *loop.batches, *loop.readout_batches)
 
-    def tape(self, w0: Tensor, lr: Tensor, momentum: Tensor, descend: Descend, describe: Callable[[int], str]) -> _ReversedTape:
-        return _ReversedTape(w0, lr, momentum, descend, describe)
+    def tape(self, loop: InnerLoop, w0: Tensor, lr: Tensor, momentum: Tensor, wanted: Sequence[bool]) -> _ReversedTape:
+        refuse_captured_tensors(loop, w0)
+        return _ReversedTape(loop, w0, lr, momentum, wanted)
 
-    def memory_bytes(self, steps: int, weights: int, activations: int, itemsize: int = 4, momentum: float = 0.5) -> int:
+    def memory_bytes(
+        self, steps: int, weights: int, activations: int, itemsize: int = 4, momentum: float = 0.5, optimiser: Optimiser = _SGD
+    ) -> int:
         spills = max(0, math.ceil((steps * bits_per_step(momentum) - 64) / 32))
         return activations + (16 + 8 + 4 * spills) * weights + 9 * weights * max(itemsize, 8)
 
 
 # ---- the tapes: two ways to be where the run was ----------------------------------------------------------------------------------------
 
-Descend = Callable[[int, Tensor], Tensor]
-"""(t, w) -> the gradient that inner step t descends, (P,)."""
-
 
 class Tape(Protocol):
-    """The state of a run that can go forth and back. ``w``, ``v`` are the state now, ``momentum`` (T,) is the one really applied."""
+    """A run that can go forth and back. ``w`` are its weights now; at the end of the way forward, and just before ``step_back(t)``
+    those after step t."""
 
     w: Tensor
-    v: Tensor
-    momentum: Tensor
+    steps: Steps
 
     def step(self, t: int) -> None:
         """Take inner step t."""
 
-    def back_weights(self, t: int) -> None:
-        """After this ``w`` is w_t."""
-
-    def back_velocity(self, t: int, g: Tensor) -> None:
-        """After this ``v`` is v_t; ``g`` is the gradient at w_t."""
+    def step_back(self, t: int, d_next: State) -> Groups:
+        """Go back to where step t began; returns what :attr:`Steps.step_back` does."""
 
     def finish(self, w0: Tensor) -> None:
         """Called once the way back has reached the start."""
@@ -176,65 +173,73 @@ class Tape(Protocol):
 class _KeptTape:
     """States by step number: one per block on the way forward, those of the current block on the way back."""
 
-    def __init__(self, block_size: int, w0: Tensor, lr: Tensor, momentum: Tensor, descend: Descend) -> None:
-        self.w, self.v = w0, torch.zeros_like(w0)
-        self.lr, self.momentum, self._descend, self._block_size = lr, momentum, descend, block_size
-        self.kept: dict[int, tuple[Tensor, Tensor]] = {}
+    def __init__(self, block_size: int, loop: InnerLoop, w0: Tensor, lr: Tensor, momentum: Tensor, steps: Steps) -> None:
+        self._block_size, self._loop, self._lr, self._momentum, self.steps = block_size, loop, lr, momentum, steps
+        self._state = loop.optimiser.start(w0)
+        self.kept: dict[int, State] = {}
+
+    @property
+    def w(self) -> Tensor:
+        return self._state[0]
 
     def step(self, t: int) -> None:
         if t % self._block_size == 0:
-            self.kept[t] = self.w, self.v
+            self.kept[t] = self._state
         self._advance(t)
 
     def _advance(self, t: int) -> None:
-        self.w, self.v = sgd_step(self.w, self.v, self._descend(t, self.w), self.lr[t], self.momentum[t])
+        (self._state,) = self.steps.step(self._state, *self._inputs(t))
 
-    def back_weights(self, t: int) -> None:
+    def _inputs(self, t: int) -> Groups:
+        return at(self._loop.batches, t), (self._lr[t], self._momentum[t])
+
+    def step_back(self, t: int, d_next: State) -> Groups:
         if t not in self.kept:
             start = t - t % self._block_size
-            self.w, self.v = self.kept[start]
+            self._state = self.kept[start]
             for s in range(start, t):
                 self._advance(s)
-                self.kept[s + 1] = self.w, self.v
-        self.w, self.v = self.kept.pop(t)
-
-    def back_velocity(self, t: int, g: Tensor) -> None:
-        pass  # kept together with the weights
+                self.kept[s + 1] = self._state
+        self._state = self.kept.pop(t)
+        return self.steps.step_back(self._state, *self._inputs(t), d_next)
 
     def finish(self, w0: Tensor) -> None:
         pass
 
 
 class _ReversedTape:
-    """Nothing kept: integers that are stepped back."""
+    """Nothing kept: integers that are stepped back. Reads lr and momentum to the host once, when made; waits for the device."""
 
-    def __init__(self, w0: Tensor, lr: Tensor, momentum: Tensor, descend: Descend, describe: Callable[[int], str]) -> None:
-        self._lr: list[float] = lr.tolist()
+    def __init__(self, loop: InnerLoop, w0: Tensor, lr: Tensor, momentum: Tensor, wanted: Sequence[bool]) -> None:
+        self._loop, self._wanted, self._lr, self.steps = loop, wanted[: len(loop.batches)], lr, steps_of(loop, wanted)
+        self._host_lr: list[float] = lr.tolist()
         self._fractions = [rational_momentum(m) for m in momentum.tolist()]
-        self.momentum = torch.tensor([n / d for n, d in self._fractions], dtype=w0.dtype, device=w0.device)
-        self._descend, self.state = descend, FixedPointState(w0, describe)
+        self._momentum = torch.tensor([n / d for n, d in self._fractions], dtype=w0.dtype, device=w0.device)
+        self._exact = FixedPointState(w0, loop.describe)
 
     @property
     def w(self) -> Tensor:
-        return self.state.w
-
-    @property
-    def v(self) -> Tensor:
-        return self.state.v
+        return self._exact.w
 
     def step(self, t: int) -> None:
-        self.state.step(t, self._descend(t, self.w), self._lr[t], *self._fractions[t])
-        if t + 1 == len(self._lr):
-            self.state.check()
+        g = gradient(self._loop.loss, self.w, at(self._loop.batches, t))
+        self._exact.step(t, g, self._host_lr[t], *self._fractions[t])
+        if t + 1 == len(self._host_lr):
+            self._exact.check()
 
-    def back_weights(self, t: int) -> None:
-        self.state.back_weights(self._lr[t])
+    def step_back(self, t: int, d_next: State) -> Groups:
+        self._exact.back_weights(self._host_lr[t])
+        w, loop = self.w, self._loop
 
-    def back_velocity(self, t: int, g: Tensor) -> None:
-        self.state.back_velocity(g, *self._fractions[t])
+        def restore(g: Tensor) -> State:
+            self._exact.back_velocity(g, *self._fractions[t])
+            return w, self._exact.v
+
+        sizes = self._lr[t], self._momentum[t]
+        return reverse(loop, self._wanted, w, restore, at(loop.batches, t), sizes, d_next)
 
     def finish(self, w0: Tensor) -> None:
-        if not self.state.is_at(w0):
+        if not self._exact.is_at(w0):
             raise RuntimeError(
                 "Reversible did not return to the initial weights bit for bit, so this meta-gradient would be wrong. The gradient of the "
                 "inner loss must repeat exactly: use deterministic kernels (torch.use_deterministic_algorithms(True), "
@@ -243,7 +248,7 @@ class _ReversedTape:
             )
 
 
-# ---- the way back -------------------------------------------------------------------------------------------------------------------
+# ---- the way back -----------------------------------------------------------------------------------------------------------------------
 
 
 class _WayBack(torch.autograd.Function):
@@ -251,19 +256,15 @@ class _WayBack(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, adjoint: Any, loop: InnerLoop, w0: Tensor, lr: Tensor, momentum: Tensor, *tensors: Tensor):
-        loop = loop.detached(tensors)
-        _refuse_captured_tensors(loop, w0)
-
-        def descend(t: int, w: Tensor) -> Tensor:
-            return gradient(loop.loss, w, at(loop.batches, t))
-
-        tape = adjoint.tape(w0.detach(), lr.detach(), momentum.detach(), descend, loop.describe)
-        readings = []
+        n = len(loop.batches)
+        loop = loop.over(tensors[:n], tensors[n:])
+        tape: Tape = adjoint.tape(loop, w0.detach(), lr.detach(), momentum.detach(), ctx.needs_input_grad[5:])
+        readings: list[Tensor] = []
         for t in range(len(lr)):
             tape.step(t)
             j = loop.reading_after(t, len(lr))
             if j is not None:
-                readings.append(loop.readout_loss(tape.w, at(loop.readout_batches, j)))
+                readings += tape.steps.read((tape.w,), at(loop.readout_batches, j))[0]
         ctx.save_for_backward(w0, lr, *tensors)
         ctx.loop, ctx.tape = loop, tape
         return tape.w.clone(), _stack(readings, w0)
@@ -276,66 +277,27 @@ class _WayBack(torch.autograd.Function):
         tape, ctx.tape = ctx.tape, None
         w0, lr, *tensors = ctx.saved_tensors
         loop: InnerLoop = ctx.loop
-        steps, wanted = len(lr), ctx.needs_input_grad[5:]
-        d_tensors = [torch.zeros_like(x) if want else None for x, want in zip(tensors, wanted, strict=True)]
-        n = len(loop.batches)
+        n, last = len(loop.batches), len(lr) - 1
+        d_tensors = [torch.zeros_like(x) if want else None for x, want in zip(tensors, ctx.needs_input_grad[5:], strict=True)]
         d_lr, d_momentum = torch.zeros_like(lr), torch.zeros_like(lr)
 
-        lam, nu = d_w_last, torch.zeros_like(d_w_last)  # dL/dw_{t+1}, dL/dv_{t+1}
-        for t in reversed(range(steps)):
-            j = loop.reading_after(t, steps)
+        lam, *rest = map(torch.zeros_like, loop.optimiser.start(w0))
+        lam = d_w_last  # lam = dL/dw_{t+1}; rest: the gradients by what else the optimiser keeps
+        for t in range(last, -1, -1):
+            j = loop.reading_after(t, last + 1)
             if j is not None:
-                lam = lam + _reading_gradient(loop, tape.w, j, d_readings[j], wanted[n:], d_tensors[n:])
-            d_lr[t] = -torch.dot(lam, tape.v)
-            nu = nu - lr[t] * lam
-            tape.back_weights(t)
-            g, h_nu, mixed = curvature(loop.loss, tape.w, at(loop.batches, t), nu, wanted[:n])
-            tape.back_velocity(t, g)
-            d_momentum[t] = torch.dot(nu, tape.v)
-            for d_batch, term in zip(d_tensors[:n], mixed, strict=True):
-                if d_batch is not None:
-                    d_batch[t] = term
-            lam = lam + h_nu
-            nu = tape.momentum[t] * nu
+                (d_w,), d_batch = tape.steps.read_back((tape.w,), at(loop.readout_batches, j), (d_readings[j],))
+                lam = lam + d_w
+                _write_row(d_tensors[n:], j, d_batch)
+            (lam, *rest), (d_lr[t], d_momentum[t]), d_batch = tape.step_back(t, (lam, *rest))
+            _write_row(d_tensors[:n], t, d_batch)
         tape.finish(w0)
         return None, None, lam, d_lr, d_momentum, *d_tensors
 
 
-def _reading_gradient(
-    loop: InnerLoop, w: Tensor, j: int, cotangent: Tensor, wanted: Sequence[bool], d_batches: Sequence[Tensor | None]
-) -> Tensor:
-    """Gradient (P,) of reading ``j`` times its cotangent; the gradients of its batch are written into ``d_batches``."""
-    batch = [b.requires_grad_(want) for b, want in zip(at(loop.readout_batches, j), wanted, strict=True)]
-    with torch.enable_grad():
-        w = w.detach().requires_grad_()
-        inputs = [w, *(b for b in batch if b.requires_grad)]
-        d_w, *d_batch = grad_or_zeros(loop.readout_loss(w, batch), inputs, cotangent)
-    for whole, part in zip([d for d in d_batches if d is not None], d_batch, strict=True):
-        whole[j] = part
-    return d_w
-
-
-def _refuse_captured_tensors(loop: InnerLoop, w0: Tensor) -> None:
-    """A gradient that would be silently lost is an error: the loss may depend on weights and batch alone."""
-    for what, loss, batches in (("loss", loop.loss, loop.batches), ("readout", loop.readout_loss, loop.readout_batches)):
-        if not batches:
-            continue
-        w = w0.detach().requires_grad_()
-        with torch.enable_grad():
-            value = loss(w, at(batches, 0))
-        todo, seen = [value.grad_fn], set()
-        while todo:
-            node = todo.pop()
-            if node is None or node in seen:
-                continue
-            seen.add(node)
-            leaf = getattr(node, "variable", None)
-            if leaf is not None and leaf is not w:
-                raise ValueError(
-                    f"the {what} uses a tensor of shape {tuple(leaf.shape)} that requires grad but is neither in params nor in batches; "
-                    "its gradient would be lost: pass it in params or in batches (one row per step), detach it, or use Unrolled()"
-                )
-            todo.extend(next_node for next_node, _ in node.next_functions)
+def _write_row(wholes: Sequence[Tensor | None], t: int, rows: Sequence[Tensor]) -> None:
+    for whole, row in zip([x for x in wholes if x is not None], rows, strict=True):
+        whole[t] = row
 
 
 def _stack(readings: list[Tensor], like: Tensor) -> Tensor:

@@ -1,12 +1,12 @@
 """The one pass of each step on the way back: gradient, Hessian product and mixed term together.
 
-For ``l(w, batch)`` and a direction ``nu`` both functions below return
+For ``l(w, batch)`` and a direction ``nu`` both functions below give
 
     g = dl/dw            H nu = d<g, nu>/dw            mixed = d<g, nu>/d batch
 
 ``double_backward`` differentiates <g, nu> once more in reverse (Pearlmutter 1994); ``forward_over_reverse`` carries the tangent ``nu``
 forward through the gradient computation (MixFlow-MG, ICML 2025: less memory). They are two evaluation orders of the same numbers.
-``curvature`` picks one; benchmarks/second_order.py is the evidence.
+``curvature`` names the one in use; benchmarks/second_order.py is the evidence.
 
 ``Reversible`` needs the ``g`` of ``curvature`` to have the very bits that ``gradient`` returned on the way forward. That holds for
 ``double_backward``, which runs the same kernels; ``forward_over_reverse`` runs others and differs in the last bits.
@@ -33,29 +33,33 @@ def gradient(loss: Loss, w: Tensor, batch: Sequence[Tensor], *, create_graph: bo
         return grad_or_zeros(value, [w], create_graph=create_graph)[0]
 
 
-def double_backward(loss: Loss, w: Tensor, batch: Sequence[Tensor], nu: Tensor, wanted: Sequence[bool]):
-    """``g`` (P,), ``H nu`` (P,), and the mixed term for every tensor of ``batch`` that is ``wanted`` (None for the others)."""
+def double_backward(loss: Loss, w: Tensor, batch: Sequence[Tensor], wanted: Sequence[bool]):
+    """``g`` (P,), and a function to be called once: of ``nu`` (P,), which may depend on ``g``, it returns ``H nu`` (P,) and the mixed
+    terms, one for each tensor of ``batch`` that is ``wanted``."""
     with torch.enable_grad():
-        w, batch = w.detach().requires_grad_(), _leaves(batch, wanted)
+        w, batch = w.detach().requires_grad_(), leaves(batch, wanted)
         g = grad_or_zeros(loss(w, batch), [w], create_graph=True)[0]
-        h_nu, *mixed = grad_or_zeros(g, [w, *_only(batch, wanted)], nu)
-    return g.detach(), h_nu, _spread(mixed, wanted)
+
+    def along(nu: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        h_nu, *mixed = grad_or_zeros(g, [w, *_only(batch)], nu)
+        return h_nu, tuple(mixed)
+
+    return g.detach(), along
 
 
 def forward_over_reverse(loss: Loss, w: Tensor, batch: Sequence[Tensor], nu: Tensor, wanted: Sequence[bool]):
-    """The same three results as :func:`double_backward`, by forward-mode differentiation of the gradient along ``nu``."""
+    """``g``, ``H nu`` and the mixed terms as of :func:`double_backward`, by forward-mode differentiation of the gradient along ``nu``,
+    which must be known before. Not used by the adjoints: it was no faster (docs/performance.md)."""
     with fwAD.dual_level(), torch.enable_grad():
-        batch = _leaves(batch, wanted)
+        batch = leaves(batch, wanted)
         w = fwAD.make_dual(w.detach().requires_grad_(), nu)
-        duals = [fwAD.unpack_dual(d) for d in grad_or_zeros(loss(w, batch), [w, *_only(batch, wanted)])]
-        g = duals[0].primal
+        duals = [fwAD.unpack_dual(d) for d in grad_or_zeros(loss(w, batch), [w, *_only(batch)])]
         h_nu, *mixed = [torch.zeros_like(d.primal) if d.tangent is None else d.tangent for d in duals]
-    return g, h_nu, _spread(mixed, wanted)
+    return duals[0].primal, h_nu, tuple(mixed)
 
 
-def curvature(loss: Loss, w: Tensor, batch: Sequence[Tensor], nu: Tensor, wanted: Sequence[bool]):
-    """The faster of the two on this device (see the table in docs/performance.md)."""
-    return double_backward(loss, w, batch, nu, wanted)
+curvature = double_backward
+"""What the adjoints use (see the table in docs/performance.md)."""
 
 
 def grad_or_zeros(output: Tensor, inputs: Sequence[Tensor], cotangent: Tensor | None = None, *, create_graph: bool = False):
@@ -65,17 +69,13 @@ def grad_or_zeros(output: Tensor, inputs: Sequence[Tensor], cotangent: Tensor | 
     return torch.autograd.grad(output, inputs, cotangent, create_graph=create_graph, materialize_grads=True)
 
 
-def _leaves(batch: Sequence[Tensor], wanted: Sequence[bool]) -> list[Tensor]:
-    return [b.detach().requires_grad_(want) for b, want in zip(batch, wanted, strict=True)]
+def leaves(batch: Sequence[Tensor], wanted: Sequence[bool]) -> tuple[Tensor, ...]:
+    """The same numbers cut from any graph; those ``wanted`` require grad."""
+    return tuple(b.detach().requires_grad_(want) for b, want in zip(batch, wanted, strict=True))
 
 
-def _only(batch: Sequence[Tensor], wanted: Sequence[bool]) -> list[Tensor]:
-    return [b for b, want in zip(batch, wanted, strict=True) if want]
-
-
-def _spread(mixed: Sequence[Tensor], wanted: Sequence[bool]) -> list[Tensor | None]:
-    rest = iter(mixed)
-    return [next(rest) if want else None for want in wanted]
+def _only(batch: Sequence[Tensor]) -> list[Tensor]:
+    return [b for b in batch if b.requires_grad]
 
 
 def saved_bytes(function: Callable[[], Tensor], weights: Sequence[Tensor]) -> int:

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from minigtn.adjoints import Adjoint, InnerLoop, Unrolled
+from minigtn.adjoints import Adjoint, Unrolled
+from minigtn.optimisers import SGD, Optimiser
+from minigtn.steps import InnerLoop
 
 Params = dict[str, Tensor]
 
@@ -36,6 +38,7 @@ def sgd(
     momentum: Tensor | float = 0.0,
     adjoint: Adjoint | None = None,
     readout: Readout | None = None,
+    optimiser: Optimiser | None = None,
 ):
     """Train ``params`` for T steps of SGD with momentum; the result is differentiable with respect to everything that went in.
 
@@ -48,10 +51,13 @@ def sgd(
             goes in as ``lambda p, b: F.cross_entropy(torch.func.functional_call(module, p, b[0]), b[1])``.
         params: the initial weights by name, floating point, of one dtype and on one device.
         batches: tensors with leading dimension T; integer tensors (class numbers) are welcome and get no gradient.
-        lr, momentum: float, ``()`` or ``(T,)``; 0 <= momentum < 1.
+        lr, momentum: float, ``()`` or ``(T,)``; 0 <= momentum < 1. (On CUDA a momentum tensor out of range turns into NaN, and with it
+            the result: an error would have to wait for the device.)
         adjoint: how to differentiate: ``Unrolled()`` (the default: memory grows with T), ``Checkpointed(block_size)`` or
             ``Reversible()``; they give the same gradients (docs/choosing-an-adjoint.md).
         readout: losses along the way, entering the same backward pass.
+        optimiser: ``SGD()`` (the default), ``Adam(beta2, eps)``, whose beta1 is ``momentum``, or ``RMSprop(alpha, eps)``; those two not
+            with ``Reversible``.
 
     Returns:
         The trained params; with a ``readout``, ``(params, losses)`` where ``losses`` is ``(ceil(T / every),)``.
@@ -67,10 +73,7 @@ def sgd(
     w0, unflatten, describe = _flatten(params)
     steps = _leading(batches, "batches")
     lr = _per_step(lr, steps, w0, "lr")
-    momentum = _per_step(momentum, steps, w0, "momentum")
-    low, high = torch.stack(torch.aminmax(momentum.detach())).tolist()
-    if not 0.0 <= low <= high < 1.0:
-        raise ValueError(f"momentum must satisfy 0 <= momentum < 1 at every step; given values from {low:g} to {high:g}")
+    momentum = _per_step(_in_range(momentum, w0.dtype), steps, w0, "momentum")
 
     def flat(f: Callable[[Params, Sequence[Tensor]], Tensor], what: str):
         def flat_loss(w: Tensor, batch: Sequence[Tensor]) -> Tensor:
@@ -81,12 +84,21 @@ def sgd(
 
         return flat_loss
 
-    inner = flat(loss, "loss")
-    if readout is None:
-        loop = InnerLoop(inner, tuple(batches), inner, (), steps, describe)
-    else:
-        _check_readout(readout.batches, readout.every, steps)
-        loop = InnerLoop(inner, tuple(batches), flat(readout.loss, "readout"), tuple(readout.batches), readout.every, describe)
+    real: tuple[Tensor, ...] = ()
+    readout_loss, every = loss, steps
+    if readout is not None:
+        readout_loss, real, every = readout.loss, tuple(readout.batches), readout.every
+        _check_readout(readout.batches, every, steps)
+    loop = InnerLoop(
+        flat(loss, "loss"),
+        tuple(batches),
+        flat(readout_loss, "readout"),
+        real,
+        every,
+        SGD() if optimiser is None else optimiser,
+        describe,
+        identity=(loss, readout_loss, tuple((name, p.shape) for name, p in params.items())),
+    )
     w_last, losses = adjoint(loop, w0, lr, momentum)
     return unflatten(w_last) if readout is None else (unflatten(w_last), losses)
 
@@ -126,10 +138,27 @@ def _leading(batches: Sequence[Tensor], what: str) -> int:
 
 
 def _per_step(value: Tensor | float, steps: int, like: Tensor, name: str) -> Tensor:
+    if isinstance(value, float | int):
+        value = like.new_full((), value)  # unlike as_tensor, does not wait for the device
     value = torch.as_tensor(value, dtype=like.dtype, device=like.device)
     if value.dim() > 1 or (value.dim() == 1 and len(value) != steps):
         raise ValueError(f"{name} must be a float, a scalar tensor or a tensor of {steps} values, one per step; given {tuple(value.shape)}")
     return value.expand(steps)
+
+
+def _in_range(momentum: Tensor | float, dtype: torch.dtype) -> Tensor | float:
+    """``momentum``, if it is from 0 up to but not 1; ValueError if not, and on CUDA NaN, so as not to wait for the device."""
+    if isinstance(momentum, Tensor) and momentum.is_cuda:
+        return nan_unless_in_range(momentum)
+    low, high = torch.stack(torch.aminmax(torch.as_tensor(momentum, dtype=dtype).detach())).tolist()
+    if not 0.0 <= low <= high < 1.0:
+        raise ValueError(f"momentum must satisfy 0 <= momentum < 1 at every step; given values from {low:g} to {high:g}")
+    return momentum
+
+
+def nan_unless_in_range(momentum: Tensor) -> Tensor:
+    """NaN wherever ``momentum`` is not from 0 up to but not 1."""
+    return momentum.where((momentum >= 0) & (momentum < 1), torch.nan)
 
 
 def _check_readout(readings: Sequence[Tensor], every: int, steps: int) -> None:

@@ -42,7 +42,7 @@ def test_minigtn_check_passes(capsys):
     printed = capsys.readouterr().out
     assert "all checks passed on cpu" in printed
     assert "FAIL" not in printed
-    for word in (*ADJOINTS, *INPUTS, "dense", "conv", "approximate", "exact", "1,000 steps"):
+    for word in (*ADJOINTS, *INPUTS, "dense", "conv", "adam", "approximate", "exact", "1,000 steps"):
         assert word in printed
 
 

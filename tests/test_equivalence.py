@@ -8,6 +8,7 @@ from autograd import numpy as anp
 import reference
 from minigtn import Checkpointed, Reversible
 from minigtn.check import float32_tolerance, relative_difference
+from minigtn.fixed_point import FixedPointState, rational_momentum
 from minigtn.layers import cross_entropy
 from minigtn.learners import Learner, LearnerConfig
 from minigtn.sgd import Readout, sgd
@@ -113,19 +114,20 @@ def test_a_thousand_steps_in_the_same_integers(momenta, device):
     def descend(t, w):
         return torch.as_tensor(scale, device=device) * (w - torch.as_tensor(targets[t], device=device))
 
-    tape = Reversible().tape(*(torch.as_tensor(x, device=device) for x in (w0, lr, momentum)), descend, str)
+    start, fractions = torch.as_tensor(w0, device=device), [rational_momentum(float(m)) for m in momentum]
+    state = FixedPointState(start, str)
     for t in range(steps):
-        assert np.array_equal(tape.w.cpu().numpy(), seen[t]), t
-        tape.step(t)
+        assert np.array_equal(state.w.cpu().numpy(), seen[t]), t
+        state.step(t, descend(t, state.w), float(lr[t]), *fractions[t])
     assert np.abs(seen).max() < 2
-    assert np.array_equal(integers(tape.state._w), run.w)
-    assert np.array_equal(integers(tape.state._v), run.v)
-    assert tape.state.buffer.nbytes == run.numbers.buffer.nbytes
+    assert np.array_equal(integers(state._w), run.w)
+    assert np.array_equal(integers(state._v), run.v)
+    assert state.buffer.nbytes == run.numbers.buffer.nbytes
     for t in reversed(range(steps)):
-        tape.back_weights(t)
-        assert np.array_equal(tape.w.cpu().numpy(), seen[t]), t
-        tape.back_velocity(t, descend(t, tape.w))
-    tape.finish(torch.as_tensor(w0, device=device))
+        state.back_weights(float(lr[t]))
+        assert np.array_equal(state.w.cpu().numpy(), seen[t]), t
+        state.back_velocity(descend(t, state.w), *fractions[t])
+    assert state.is_at(start)
     reference.reverse(run)  # asserts its own return
 
 

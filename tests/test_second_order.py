@@ -17,6 +17,14 @@ pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated
 WANTED = ([True, True], [True, False], [False, False])
 
 
+def backward_twice(loss, w, batch, nu, wanted):
+    g, along = double_backward(loss, w, batch, wanted)
+    return g, *along(nu)
+
+
+SECOND_ORDER = (backward_twice, forward_over_reverse)
+
+
 def pieces(name):
     p = problem(name)
     batch = [p.inputs["images"][0], p.inputs["labels"][0]]
@@ -32,7 +40,7 @@ def hessians(name):
 
 
 @pytest.mark.parametrize("wanted", WANTED, ids=str)
-@pytest.mark.parametrize("second_order", [double_backward, forward_over_reverse])
+@pytest.mark.parametrize("second_order", SECOND_ORDER)
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_against_whole_hessians(name, second_order, wanted):
     loss, w, batch, nu = pieces(name)
@@ -40,13 +48,11 @@ def test_against_whole_hessians(name, second_order, wanted):
     blocks = hessians(name)
     assert relative_difference(g, gradient(loss, w, batch)) < 1e-12
     assert relative_difference(h_nu, nu @ blocks[0]) < 1e-12
-    for term, block, want in zip(mixed, blocks[1:], wanted, strict=True):
-        assert (term is not None) == want
-        if want:
-            assert relative_difference(term, torch.tensordot(nu, block, 1)) < 1e-12
+    for term, block in zip(mixed, [block for block, want in zip(blocks[1:], wanted, strict=True) if want], strict=True):
+        assert relative_difference(term, torch.tensordot(nu, block, 1)) < 1e-12
 
 
-@pytest.mark.parametrize("second_order", [double_backward, forward_over_reverse])
+@pytest.mark.parametrize("second_order", SECOND_ORDER)
 def test_zero_where_nothing_depends(second_order):
     w, b, nu = torch.randn(3), torch.randn(3), torch.randn(3)
     for loss in (lambda w, b: b[0].sum(), lambda w, b: w.sum(), lambda w, b: torch.tensor(1.0)):
@@ -80,6 +86,6 @@ def test_the_gradient_of_the_way_back_has_the_bits_of_the_way_forward(device, po
             g = gradient(loss, w, [x, y])
             assert torch.equal(g, gradient(loss, w, [x, y]))
             for wanted in WANTED:
-                assert torch.equal(g, curvature(loss, w, [x, y], torch.randn_like(w), wanted)[0])
+                assert torch.equal(g, curvature(loss, w, [x, y], wanted)[0])
     finally:
         torch.set_num_threads(before)

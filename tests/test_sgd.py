@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 import minigtn
 from minigtn import Checkpointed, Readout, Reversible, Unrolled
+from minigtn.sgd import nan_unless_in_range
 from problems import QUADRATIC_W0, quadratic, quadratic_batches
 
 ADJOINTS = (Unrolled(), Checkpointed(), Checkpointed(3), Reversible())
@@ -100,3 +101,13 @@ def test_bad_inputs_are_refused_in_one_sentence(change, sentence):
     with pytest.raises(ValueError, match=sentence) as error:
         minigtn.sgd(**GOOD | change)
     assert "\n" not in str(error.value)
+
+
+def test_a_momentum_that_is_not_looked_at_turns_into_nan():
+    """What CUDA gets in place of the error."""
+    momentum = torch.tensor([0.0, 0.5, 1.0, -0.1, float("nan"), 1 - 2**-24], requires_grad=True)
+    found = nan_unless_in_range(momentum)
+    assert found.isnan().tolist() == [False, False, True, True, True, False]
+    assert torch.equal(found.nan_to_num(7), torch.where(found.isnan(), 7, momentum))
+    (d,) = torch.autograd.grad(found[[0, 1, 5]].sum(), momentum)
+    assert d.tolist() == [1, 1, 0, 0, 0, 1]
