@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 import logging
 import math
@@ -46,7 +47,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 import minigtn
-from minigtn import Adjoint
+from minigtn import Adjoint, Checkpointed
 from minigtn.check import relative_difference
 from minigtn.files import environment, write_json
 from minigtn.layers import SLOPE, cross_entropy
@@ -61,10 +62,13 @@ MATRIX = 2048  # side of the matrix product that the machine is measured by
 class Config:
     """What is measured."""
 
-    channels: tuple[int, int]
+    channels: tuple[int, ...]
     hidden: int
+    """Width of the dense layer before the head; 0: the average over all positions instead."""
     batch: int
     steps: int
+    image: tuple[int, int, int] = (1, 28, 28)
+    pool_after: tuple[int, ...] = (1, 2)
     real: int = 256
     z: int = 128
     dense: int = 1024
@@ -82,15 +86,13 @@ SIZES = {
     "S": Config((8, 16), 32, batch=32, steps=8),
     "M": Config((16, 32), 64, batch=64, steps=16),
     "L": Config((64, 128), 256, batch=128, steps=32),
+    "X": Config((64, 64, 128, 128, 256), 0, batch=128, steps=128, image=(3, 32, 32), pool_after=(2, 4)),  # for a GPU
+}
+TARGETS = {  # at most, relative to the fastest peer on the CPU: the fastest adjoint's time, Checkpointed(1)'s time and its memory
+    "M": {"fastest_adjoint_time": 0.6, "checkpointed_time": 1.0, "checkpointed_memory": 0.15},
+    "L": {"fastest_adjoint_time": 0.8, "checkpointed_time": 1.15, "checkpointed_memory": 0.15},
 }
 CHECKED = ("tiny", "S")  # sizes at which the methods are compared in float64; larger ones are compared at the last of these
-
-
-class Pixels(Teacher):
-    """A teacher without a generator: ``z`` holds the pixels (the authors' "direct pixels" variant)."""
-
-    def images(self) -> Tensor:
-        return 2 * torch.tanh(self.z).view(*self.z.shape[:2], *self.image_shape)
 
 
 class Problem:
@@ -98,26 +100,39 @@ class Problem:
 
     def __init__(self, config: Config, dtype: torch.dtype = torch.float32) -> None:
         self.config = config
-        z, kind = (784, Pixels) if config.pixels else (config.z, Teacher)
-        teacher = TeacherConfig(config.steps, config.batch, z, config.dense, config.generator, config.lr, config.momentum)
-        self.teacher = kind(teacher, (1, 28, 28), 10, seed=0, dtype=dtype).to(config.device)
-        learner = LearnerConfig(config.channels, hidden=(config.hidden,), norm="none", weight_norm=False)
-        self.learner = Learner(learner, (1, 28, 28), 10)
+        teacher = TeacherConfig(
+            inner_steps=config.steps,
+            batch_size=config.batch,
+            images="pixels" if config.pixels else "generator",
+            z_size=config.z,
+            dense=config.dense,
+            channels=config.generator,
+            lr=config.lr,
+            momentum=config.momentum,
+        )
+        self.teacher = Teacher(teacher, config.image, 10, seed=0, dtype=dtype).to(config.device)
+        hidden = (config.hidden,) if config.hidden else ()
+        learner = LearnerConfig(config.channels, config.pool_after, hidden, global_pool=not hidden, norm="none", weight_norm=False)
+        self.learner = Learner(learner, config.image, 10)
         self.params = self.learner.init(0, dtype=dtype, device=config.device)
         rng = torch.Generator().manual_seed(0)
-        self.real_x = torch.randn(config.real, 1, 28, 28, generator=rng, dtype=dtype).to(config.device)
+        self.real_x = torch.randn(config.real, *config.image, generator=rng, dtype=dtype).to(config.device)
         self.real_y = torch.randint(10, (config.real,), generator=rng).to(config.device)
 
         self.module = self._module()
 
     def _module(self) -> nn.Module:
         """The learner as a user of the peers would write it, with the same weights."""
-        (c1, c2), f = self.config.channels, self.config.hidden
-        module = nn.Sequential(
-            *(nn.Conv2d(1, c1, 3, padding=1), nn.MaxPool2d(3, 2, 1), nn.LeakyReLU(SLOPE)),
-            *(nn.Conv2d(c1, c2, 3, padding=1), nn.MaxPool2d(3, 2, 1), nn.LeakyReLU(SLOPE)),
-            *(nn.Flatten(), nn.Linear(c2 * 7 * 7, f), nn.LeakyReLU(SLOPE), nn.Linear(f, 10)),
-        ).to(self.real_x)
+        layers: list[nn.Module] = []
+        for i, (before, after) in enumerate(itertools.pairwise((self.config.image[0], *self.config.channels)), 1):
+            pooling = [nn.MaxPool2d(3, 2, 1)] if i in self.config.pool_after else []
+            layers += [nn.Conv2d(before, after, 3, padding=1), *pooling, nn.LeakyReLU(SLOPE)]
+        layers += [nn.Flatten()] if self.config.hidden else [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+        for name, p in self.params.items():
+            if name.startswith("dense") and p.dim() == 2:
+                layers += [nn.Linear(p.shape[1], p.shape[0]), nn.LeakyReLU(SLOPE)]
+        layers += [nn.Linear(self.params["head.weight"].shape[1], 10)]
+        module = nn.Sequential(*layers).to(self.real_x)
         with torch.no_grad():
             for mine, theirs in zip(self.params.values(), module.parameters(), strict=True):
                 theirs.copy_(mine)
@@ -140,10 +155,16 @@ class Problem:
 # ---- the methods: each leaves the meta-gradient in the teacher's parameters -------------------------------------------------------------
 
 
-def with_adjoint(adjoint: Adjoint) -> Callable[[Problem], None]:
+def with_adjoint(adjoint: Adjoint, compute: torch.dtype | None = None) -> Callable[[Problem], None]:
+    """``compute``: the learner's own arithmetic, where it is not that of the weights; its logits go back to theirs."""
+
     def method(problem: Problem) -> None:
         def loss(params, batch):
-            return cross_entropy(problem.learner(params, batch[0]), batch[1])
+            x, y = batch
+            if compute is None:
+                return cross_entropy(problem.learner(params, x), y)
+            logits = problem.learner({name: p.to(compute) for name, p in params.items()}, x.to(compute))
+            return cross_entropy(logits.to(x.dtype), y)
 
         x, y, lr, momentum = problem.teacher()
         trained = minigtn.sgd(loss, problem.params, (x, y), lr, momentum, adjoint)
@@ -172,7 +193,7 @@ def plain_teacher(problem: Problem) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     h = torch.cat([teacher.z, teacher.classes], -1).flatten(0, 1)
     h = normalised("dense1", F.linear(h, w["dense1"]))
     h = normalised("dense2", F.linear(h, w["dense2"]))
-    h = h.view(len(h), -1, 7, 7)
+    h = h.view(len(h), -1, teacher.image_shape[1] // 4, teacher.image_shape[2] // 4)
     h = normalised("conv1", F.conv2d(upsampled(h), w["conv1"]))
     x = 2 * torch.tanh(F.conv2d(upsampled(h), w["conv2"], w["conv2-bias"]))
     return x.view(*teacher.classes.shape[:2], *teacher.image_shape), teacher.classes, teacher.lr(), teacher.momentum()
@@ -356,6 +377,36 @@ def agreement(config: Config, without: Sequence[str]) -> dict[str, float | str]:
     return result
 
 
+def precision(config: Config) -> dict[str, dict[str, float]]:
+    """What arithmetic does to the meta-gradient: length of the difference to float64's relative to it, and cosine between the two.
+
+    float32; bfloat16 learners with float32 weights, state and generator; on CUDA also float32 with TF32 products.
+    """
+
+    def flat(dtype: torch.dtype, compute: torch.dtype | None = None) -> Tensor:
+        problem = Problem(config, torch.float64)
+        problem.vary()
+        problem.params = {name: p.to(dtype) for name, p in problem.params.items()}
+        problem.real_x = problem.real_x.to(dtype)
+        problem.teacher.to(dtype)
+        found = problem.gradient(with_adjoint(Checkpointed(), compute))
+        return torch.cat([d.double().flatten() for _, d in sorted(found.items())])
+
+    exact = flat(torch.float64)
+    found = {"float32": flat(torch.float32), "bfloat16 learner": flat(torch.float32, torch.bfloat16)}
+    if config.device == "cuda":
+        kept = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.allow_tf32 = True
+        found["float32 with TF32 products"] = flat(torch.float32)
+        torch.set_float32_matmul_precision(kept[0])
+        torch.backends.cudnn.allow_tf32 = kept[1]
+    return {
+        name: {"relative_difference": ((d - exact).norm() / exact.norm()).item(), "cosine": F.cosine_similarity(d, exact, dim=0).item()}
+        for name, d in found.items()
+    }
+
+
 def count_flops(config: Config) -> int:
     """Floating-point operations of plain unrolling, there and back, counted without computing anything."""
     problem = Problem(dataclasses.replace(config, device="meta"))
@@ -391,6 +442,17 @@ def times(config: Config, names: Sequence[str], rounds: int) -> tuple[dict[str, 
             for name, value in taken.items():
                 samples[name].append(value)
     return samples, rates
+
+
+def profiled(config: Config) -> str:
+    """The costliest operations of an outer step of Checkpointed(1), after one to warm up."""
+    problem, method = Problem(config), with_adjoint(Checkpointed())
+    problem.gradient(method)
+    key = "self_cuda_time_total" if config.device == "cuda" else "self_cpu_time_total"
+    with torch.profiler.profile() as profile:  # of every device there is
+        problem.gradient(method)
+        wait_for(config.device)
+    return profile.key_averages().table(sort_by=key, row_limit=12, max_name_column_width=60)
 
 
 def seconds(f: Callable[[], object], device: str) -> float:
@@ -481,6 +543,7 @@ def main() -> None:
     parser.add_argument("--without", nargs="+", default=[], choices=optional, metavar="METHOD", help="methods to leave out")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--profile", action="store_true", help="also print where the time of Checkpointed(1) goes, by operation")
     parser.add_argument("--note", default="", help="anything about the machine that a reader should know")
     parser.add_argument("--job", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -499,8 +562,8 @@ def main() -> None:
     agree = agreement(dataclasses.replace(SIZES[checked], **of_this_run), args.without)
     skipped = {name: reason for name, reason in agree.items() if isinstance(reason, str)}
     differences = {name: difference for name, difference in agree.items() if not isinstance(difference, str)}
-    (c1, c2), flops = config.channels, count_flops(config)
-    title = f"size {args.size}, learner {c1}/{c2}/{config.hidden}, B = {config.batch}, T = {config.steps}"
+    flops = count_flops(config)
+    title = f"size {args.size}, learner {'/'.join(map(str, (*config.channels, config.hidden)))}, B = {config.batch}, T = {config.steps}"
     title += ", learned pixels" if args.pixels else ""
     print(f"{title}; {flops / 1e9:,.1f} GFLOP with everything stored; n = {rounds}, {args.threads} threads, float32")
     print(f"float64 gradients at size {checked}, relative difference to plain unrolling: ", end="")
@@ -508,6 +571,9 @@ def main() -> None:
     for name, reason in skipped.items():
         print(f"{name}: skipped, {reason}")
 
+    precisions = precision(dataclasses.replace(SIZES[checked], **of_this_run))
+    for name, effect in precisions.items():
+        print("{0} beside float64: difference {relative_difference:.1e}, cosine {cosine:.8f}".format(name, **effect))
     names = [name for name in methods(config.steps) if name not in skipped]
     peaks = {name: run_apart(__file__, [dataclasses.asdict(config), name]) for name in names}
     samples, rates = times(config, names, rounds)
@@ -521,8 +587,13 @@ def main() -> None:
         print(f"{row['method']:<30}{spread:>24}{ratio:>22}{row['peak_mib']:>10.1f}", end="")
         print(f"{row['flops_per_second'] / 1e9:>9.1f}{row['fraction_of_matrix_product']:>12.1%}" if "flops_per_second" in row else "")
     outcome = verdict(rows)
-    print("\nfastest peer: {fastest_peer}; beside it, {fastest_adjoint} {fastest_adjoint_time:.2f}x the time, ".format(**outcome), end="")
-    print("Checkpointed(1) {checkpointed_time:.2f}x the time, {checkpointed_memory:.2f}x the memory".format(**outcome))
+    if args.profile:
+        print(profiled(config))
+    print("\nbeside {fastest_peer}, the fastest peer; {fastest_adjoint} is the fastest adjoint:".format(**outcome))
+    for what in ("fastest_adjoint_time", "checkpointed_time", "checkpointed_memory"):
+        target = TARGETS.get(args.size, {}).get(what)
+        judged = "" if target is None else f", target {target}: {'met' if outcome[what] <= target else 'NOT met'}"
+        print(f"{what.replace('_', ' ')} {outcome[what]:.2f}x{judged}")
 
     args.out.mkdir(parents=True, exist_ok=True)
     about = environment(torch.device(args.device))
@@ -534,6 +605,7 @@ def main() -> None:
         "flops": flops,
         "matrix_product": {"side": MATRIX, "flops_per_second": machine, "flops_per_second_min_max": [low, high]},
         "agreement": {"size": checked, "dtype": "float64", "tolerance": TOLERANCE, "relative_difference": differences},
+        "precision": {"size": checked, **precisions},
         "skipped": skipped,
         "verdict": outcome,
         "rows": rows,

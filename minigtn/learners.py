@@ -19,7 +19,7 @@ from minigtn.layers import (
     Pool,
     conv3x3,
     init_layer,
-    leaky_relu,
+    leaky_relu_,
     linear,
     normalise,
     pool,
@@ -118,8 +118,8 @@ class Learner:
             x = conv3x3(params, f"conv{i}", x)
             if i in self.config.pool_after:
                 x = pool(x, self.config.pool)
-            x = leaky_relu(normalise(params, f"conv{i}", x, norm))
+            x = leaky_relu_(normalise(params, f"conv{i}", x, norm))
         x = x.mean((2, 3)) if self.config.global_pool else x.flatten(1)
         for i in range(1, len(self.config.hidden) + 1):
-            x = leaky_relu(normalise(params, f"dense{i}", linear(params, f"dense{i}", x), norm))
+            x = leaky_relu_(normalise(params, f"dense{i}", linear(params, f"dense{i}", x), norm))
         return normalise(params, "head", linear(params, "head", x), "none")

@@ -1,11 +1,15 @@
 """Time and peak memory of the three adjoints against the number of inner steps T.
 
-    python benchmarks/adjoints.py --size full --out benchmarks/records/<date>_adjoints
+    python benchmarks/long_runs.py --size full --out benchmarks/records/<date>_long_runs
 
 The run is a learning-rate-schedule problem: a dense learner on a fixed set of training images, each batch given by its indices, momentum
 0.9, and a meta-gradient with respect to initial weights, lr (T,) and momentum (T,). So nothing but the adjoint's own memory grows with T.
-Every measurement is a fresh process: its peak is what its memory (resident; on CUDA: of torch's allocator) grows by once a much smaller
-run has loaded all code. Methods take turns, round after round. An adjoint whose predicted memory is above the limit is skipped.
+Every measurement is a fresh process: its peak is what its memory (resident; on CUDA: of torch's allocator) grows by once two steps have
+loaded all code, what they left unused has gone back to the system, and the batches are there. Methods take turns, round after round. An
+adjoint whose predicted memory is above the limit is skipped.
+
+Three claims are checked and printed last: twice the steps take twice the time (T = 64 against 32, within 10 %); memory is what
+``Adjoint.memory_bytes`` predicts (within 20 %); at T = 1,000 ``Reversible`` takes at most 1/30 of the memory of storing every step.
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
-from common import MIB, adjoints, forget_peak, memory_bytes, min_max, run_apart
+from common import MIB, adjoints, forget_peak, give_back_memory, memory_bytes, min_max, run_apart
 
 import minigtn
 from minigtn import Adjoint, Unrolled
@@ -34,12 +38,14 @@ from minigtn.layers import cross_entropy
 from minigtn.learners import Learner, LearnerConfig
 from minigtn.second_order import saved_bytes
 
+LINEARITY_ROUNDS = 15
+
 
 @dataclass(frozen=True)
 class Config:
     """What is measured; the defaults are the full size."""
 
-    steps: tuple[int, ...] = (32, 128, 1000, 10_000)
+    steps: tuple[int, ...] = (32, 64, 128, 1000, 10_000)
     hidden: int = 64
     batch: int = 64
     images: int = 2000
@@ -77,10 +83,14 @@ class Problem:
         activations = saved_bytes(lambda: self.loss(leaves, [torch.arange(self.config.batch)]), list(leaves.values()))
         return adjoint.memory_bytes(steps, self.weights, activations, momentum=self.config.momentum)
 
-    def run(self, adjoint: Adjoint, steps: int) -> dict[str, torch.Tensor]:
-        """One training run there and back: the meta-gradients."""
+    def batches(self, steps: int) -> torch.Tensor:
+        """Which images each step trains on, (T, B)."""
         rng = torch.Generator().manual_seed(1)
-        index = torch.randint(self.config.images, (steps, self.config.batch), generator=rng).to(self.config.device)
+        return torch.randint(self.config.images, (steps, self.config.batch), generator=rng).to(self.config.device)
+
+    def run(self, adjoint: Adjoint, index: torch.Tensor) -> dict[str, torch.Tensor]:
+        """One training run there and back: the meta-gradients."""
+        steps = len(index)
         params = {name: p.clone().requires_grad_() for name, p in self.params.items()}
         lr = torch.full((steps,), self.config.lr, device=self.config.device, requires_grad=True)
         momentum = torch.full((steps,), self.config.momentum, device=self.config.device, requires_grad=True)
@@ -92,10 +102,12 @@ class Problem:
 def measure(config: Config, method: str, steps: int) -> dict:
     """In a process of its own: seconds there and back, peak bytes, norm of the gradient by lr."""
     problem, adjoint = Problem(config), adjoints(steps)[method]
-    Problem(dataclasses.replace(config, hidden=8, batch=8, images=50)).run(adjoints(2)[method], 2)  # imports, thread pools
+    index = problem.batches(steps)
+    problem.run(adjoints(2)[method], index[:2])  # imports, thread pools, the libraries' own buffers
+    give_back_memory()
     forget_peak(config.device)
     (before, _), start = memory_bytes(config.device), time.perf_counter()
-    gradients = problem.run(adjoint, steps)
+    gradients = problem.run(adjoint, index)
     norm = gradients["lr"].norm().item()  # waits for the device
     seconds = time.perf_counter() - start
     return {"seconds": seconds, "peak_bytes": memory_bytes(config.device)[1] - before, "d_lr_norm": norm}
@@ -117,6 +129,37 @@ def summary(config: Config, method: str, steps: int, samples: list[dict], base: 
     }
 
 
+def verdict(rows: list[dict]) -> dict[str, tuple[float, bool]]:
+    """The claims of the docstring, as far as these rows can decide them: the figure found, and whether it keeps the claim."""
+    measured = {(row["method"], row["steps"]): row for row in rows if "seconds" in row}
+    result = {}
+    for method, steps in measured:
+        row = measured[method, steps]
+        ratio = row["peak_mib"] / row["predicted_mib"]
+        result[f"{method}, T = {steps:,}: memory to prediction within 20 %"] = ratio, abs(ratio - 1) <= 0.2
+    if {("Reversible", 1000), ("Unrolled", 1000)} <= measured.keys():
+        ratio = measured["Unrolled", 1000]["peak_mib"] / max(measured["Reversible", 1000]["peak_mib"], 0.1)
+        result["T = 1,000: Reversible at least 30 times smaller than storing every step"] = ratio, ratio >= 30
+    return result
+
+
+def linearity(problem: Problem) -> dict[str, tuple[float, bool]]:
+    """Time of T = 64 to T = 32, in this process and in turn: the median of the ratios of the rounds, and whether it is 2 within 10 %."""
+    result = {}
+    for method in adjoints(1):
+        ratios = []
+        for _ in range(LINEARITY_ROUNDS):
+            taken = []
+            for steps in (32, 64):
+                index, start = problem.batches(steps), time.perf_counter()
+                problem.run(adjoints(steps)[method], index)["lr"].norm().item()  # waits for the device
+                taken.append(time.perf_counter() - start)
+            ratios.append(taken[1] / taken[0])
+        ratio = statistics.median(ratios)
+        result[f"{method}: time of T = 64 to T = 32 within 10 % of 2 (n = {LINEARITY_ROUNDS})"] = ratio, abs(ratio / 2 - 1) <= 0.1
+    return result
+
+
 def plot(rows: list[dict], path: Path) -> None:
     figure, axes = plt.subplots(figsize=(7, 5))
     for method in adjoints(1):
@@ -136,8 +179,10 @@ def plot(rows: list[dict], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", choices=("tiny", "full"), default="full", help="tiny: seconds, for CI")
-    parser.add_argument("--out", type=Path, help="folder for adjoints.json and adjoints.png")
+    parser.add_argument("--out", type=Path, help="folder for long_runs.json and long_runs.png")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--steps", type=int, nargs="+", metavar="T", help="numbers of inner steps, where not those of the size")
+    parser.add_argument("--hidden", type=int, help="width of the learner's hidden layer, where not that of the size")
     parser.add_argument("--rounds", type=int, help="samples of each method, in turn")
     parser.add_argument("--note", default="", help="anything about the machine that a reader should know")
     parser.add_argument("--job", help=argparse.SUPPRESS)
@@ -149,7 +194,8 @@ def main() -> None:
     if args.out is None:
         parser.error("--out is needed")
     config = dataclasses.replace(TINY if args.size == "tiny" else Config(), device=args.device)
-    config = dataclasses.replace(config, rounds=args.rounds or config.rounds)
+    config = dataclasses.replace(config, rounds=args.rounds or config.rounds, steps=tuple(args.steps or config.steps))
+    config = dataclasses.replace(config, hidden=args.hidden or config.hidden)
     problem = Problem(config)
     agreement = compare(problem, config.steps[0])
     print(f"784-{config.hidden}-10, batch {config.batch}, P = {problem.weights:,}, momentum {config.momentum}; ", end="")
@@ -176,18 +222,21 @@ def main() -> None:
                 row = {"method": method, "steps": steps, "skipped": reason}
                 print(f"{steps:>6}  {method:<21}  skipped: {reason}", flush=True)
             rows.append(row)
+    outcome = verdict(rows) | linearity(problem)
+    print("\n" + "\n".join(f"{claim}: {'yes' if met else 'NO'} ({found:.3g})" for claim, (found, met) in outcome.items()))
     args.out.mkdir(parents=True, exist_ok=True)
     record = {"config": dataclasses.asdict(config), "note": args.note, **environment(torch.device(config.device))}
-    write_json(args.out / "adjoints.json", {**record, "weights": problem.weights, "agreement": agreement, "rows": rows})
-    plot(rows, args.out / "adjoints.png")
+    found = {"weights": problem.weights, "agreement": agreement, "verdict": outcome, "rows": rows}
+    write_json(args.out / "long_runs.json", {**record, **found})
+    plot(rows, args.out / "long_runs.png")
 
 
 def compare(problem: Problem, steps: int) -> dict[str, float]:
     """Largest relative difference of each method's gradients to those of Unrolled; stops the benchmark where they are not the same."""
-    expected = problem.run(Unrolled(), steps)
+    expected = problem.run(Unrolled(), problem.batches(steps))
     agreement = {}
     for method, adjoint in adjoints(steps).items():
-        found = problem.run(adjoint, steps)
+        found = problem.run(adjoint, problem.batches(steps))
         agreement[method] = max(relative_difference(found[name], d) for name, d in expected.items())
         if not agreement[method] < 1e-3:
             raise SystemExit(f"{method} differs from Unrolled by {agreement[method]:.1e}; nothing was timed")
