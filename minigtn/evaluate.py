@@ -1,46 +1,75 @@
 """How good is a curriculum? Fresh learners on it, beside fresh learners on real data with tuned step sizes.
 
-Validation data choose (the teacher, the real arm's learning rate and momentum); test data are read once, by :func:`final_evaluation`.
+Validation data choose (the teacher, the real arm's learning rate and momentum); test data are read once, by :func:`final_evaluation`
+(and by :func:`minigtn.transfer.transfer`, the same judgement with other learners).
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+import statistics
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from minigtn.batched import Classifier, SumOfLosses, most_together, stack, unstack
 from minigtn.config import EvaluationConfig, Purpose, RunConfig, seed_for
 from minigtn.curriculum import Curriculum
 from minigtn.data import Dataset, Split
 from minigtn.layers import cross_entropy
 from minigtn.learners import Learner
+from minigtn.optimisers import NAMES, SGD, Optimiser
 from minigtn.sgd import Params, Readout, sgd
 
 EVALUATION_BATCH = 1000  # images whose batch statistics an evaluated learner shares
+TUNING_IMAGES = 2000  # of the validation data, read for each setting of the real arm
+TIMED_RUNS = 5
+
+Lesson = tuple[Tensor, Tensor, Tensor | float, Tensor | float, Optimiser]
+"""x (T, B, ...), y (T, B[, K]), lr and momentum: floats or (T,), and the inner optimiser that they are for."""
+Taught = Curriculum | Callable[[int], Curriculum]
+"""What learners are shown: one curriculum, or that of the learner with this seed (a teacher that draws something anew for every one)."""
 
 
-def accuracy(learner: Learner, params: Params, split: Split) -> Tensor:
+@torch.inference_mode()
+def accuracy(learner: Classifier, params: Params, split: Split) -> Tensor:
     """Fraction of ``split`` that is classified correctly, a scalar tensor."""
+    params = {name: p.contiguous(memory_format=torch.channels_last) if p.dim() == 4 else p for name, p in params.items()}
     chunks = zip(split.x.split(EVALUATION_BATCH), split.y.split(EVALUATION_BATCH), strict=True)
     hits = torch.stack([(learner(params, x).argmax(1) == y).sum() for x, y in chunks])
     return hits.sum() / len(split.y)
 
 
+def reading_steps(steps: int, every: int | None = None) -> list[int]:
+    """After which of T inner ``steps`` an accuracy curve is read: 1, 2, 4, 8, ... and T; or every k-th and T."""
+    return [*(range(every, steps, every) if every else (2**i for i in range((steps - 1).bit_length()))), steps]
+
+
 @torch.no_grad()
-def accuracy_curve(
-    learner: Learner, seed: int, x: Tensor, y: Tensor, lr: Tensor | float, momentum: Tensor | float, split: Split, every: int = 1
-) -> Tensor:
-    """Train one fresh learner on batches ``x`` (T, B, ...), ``y`` (T, B[, K]); its accuracy on ``split`` after every k-th step
-    and the last: (ceil(T / every),). Time: T training steps and as many passes over ``split`` as there are readings."""
-    params = learner.init(seed, dtype=x.dtype, device=x.device)
-    index = torch.zeros(-(-len(x) // every), 1)  # the split is read whole, whatever the row
-    readout = Readout(lambda params, _: accuracy(learner, params, split), (index,), every)
-    _, curve = sgd(lambda p, batch: cross_entropy(learner(p, batch[0]), batch[1]), params, (x, y), lr, momentum, readout=readout)
-    return curve
+def accuracy_curves(learner: Classifier, seeds: Sequence[int], lesson: Lesson, split: Split, every: int | None = None) -> Tensor:
+    """Train fresh learners, one per seed, in one pass (:class:`~minigtn.batched.SumOfLosses`); their accuracy on ``split`` at
+    :func:`reading_steps`: (n, readings). With more than one seed, ``x`` may be (T, n, B, ...) and ``y`` (T, n, B[, K]): own batches.
+
+    Time: n*T training steps, and n passes over ``split`` for each reading.
+    """
+    x, y, lr, momentum, optimiser = lesson
+    members = [learner.init(seed, dtype=x.dtype, device=x.device) for seed in seeds]
+    alone = len(members) == 1
+    steps, readings = set(reading_steps(len(x), every)), []
+
+    def read(params: Params, step: Sequence[Tensor]) -> Tensor:
+        if int(step[0]) in steps:
+            readings.append(torch.stack([accuracy(learner, p, split) for p in ([params] if alone else unstack(params))]))
+        return x.new_zeros(())
+
+    loss = _loss(learner) if alone else SumOfLosses(learner)
+    readout = Readout(read, (torch.arange(1, len(x) + 1),))
+    sgd(loss, members[0] if alone else stack(members), (x, y), lr, momentum, readout=readout, optimiser=optimiser)
+    return torch.stack(readings, 1)
 
 
 def real_batches(train: Split, steps: int, batch_size: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -48,60 +77,105 @@ def real_batches(train: Split, steps: int, batch_size: int, seed: int) -> tuple[
     return train.draw(steps, batch_size, torch.Generator().manual_seed(seed))
 
 
-def taught_curves(learner: Learner, curriculum: Curriculum, split: Split, seeds: Iterable[int], every: int = 1) -> Tensor:
-    """Accuracy curves (n, readings) of fresh learners on the curriculum, one per seed."""
-    parts = curriculum.x, curriculum.y, curriculum.lr, curriculum.momentum
-    return torch.stack([accuracy_curve(learner, seed, *parts, split, every) for seed in seeds])
+def taught_curves(learner: Classifier, taught: Taught, split: Split, seeds: Iterable[int], every: int | None = None) -> Tensor:
+    """Accuracy curves (n, readings) of fresh learners on the curriculum, one per seed; one by one where each is taught its own."""
+    groups = ([seed] for seed in seeds) if callable(taught) else _groups(split, seeds)
+    lessons = ((group, _lesson(taught(group[0]) if callable(taught) else taught)) for group in groups)
+    return torch.cat([accuracy_curves(learner, group, lesson, split, every) for group, lesson in lessons])
 
 
 def real_curves(
-    learner: Learner, data: Dataset, split: Split, seeds: Iterable[int], steps: int, batch_size: int, lr: float, momentum: float,
-    every: int = 1,
+    learner: Classifier, data: Dataset, split: Split, seeds: Iterable[int], steps: int, batch_size: int, lr: float, momentum: float,
+    every: int | None = None,
 ) -> Tensor:  # fmt: skip
     """Accuracy curves (n, readings) of fresh learners on real training batches of their own, one per seed."""
-    return torch.stack(
-        [accuracy_curve(learner, seed, *real_batches(data.train, steps, batch_size, seed), lr, momentum, split, every) for seed in seeds]
-    )
+    curves = []
+    for group in _groups(split, seeds):
+        batches = [real_batches(data.train, steps, batch_size, seed) for seed in group]
+        x, y = batches[0] if len(group) == 1 else (torch.stack(part, 1) for part in zip(*batches, strict=True))
+        curves.append(accuracy_curves(learner, group, (x, y, lr, momentum, SGD()), split, every))
+    return torch.cat(curves)
 
 
 def tune_real_arm(
-    learner: Learner, data: Dataset, config: EvaluationConfig, seed: int, steps: int, batch_size: int
-) -> list[dict[str, float]]:
-    """Validation accuracy after the last step for every (lr, momentum) of the grid, best first."""
+    learner: Classifier, data: Dataset, config: EvaluationConfig, seed: int, steps: int, batch_size: int,
+    grid: Sequence[tuple[float, float]] | None = None,
+) -> list[dict[str, float]]:  # fmt: skip
+    """Accuracy after the last step, on the first ``TUNING_IMAGES`` validation images, for every (lr, momentum) of the grid, best first."""
     seeds = [seed_for(seed, Purpose.TUNING, i) for i in range(config.tuning_learners)]
-    grid = list(itertools.product(config.real_lrs, config.real_momenta))
+    grid = grid or list(itertools.product(config.real_lrs, config.real_momenta))
+    some = Split(data.valid.x[:TUNING_IMAGES], data.valid.y[:TUNING_IMAGES])
     scores = []
     for lr, momentum in tqdm(grid, desc="tune real arm", unit="setting", leave=False):
-        last = real_curves(learner, data, data.valid, seeds, steps, batch_size, lr, momentum, every=steps)[:, -1]
+        last = real_curves(learner, data, some, seeds, steps, batch_size, lr, momentum, every=steps)
         scores.append({"lr": lr, "momentum": momentum, "valid_accuracy": last.mean().item()})
     return sorted(scores, key=lambda s: -s["valid_accuracy"])
 
 
-def final_evaluation(config: RunConfig, data: Dataset, curriculum: Curriculum) -> dict[str, Any]:
+@torch.no_grad()
+def seconds_of_training(learner: Classifier, lesson: Lesson, seed: int) -> float:
+    """Wall-clock seconds in which one fresh learner goes through the lesson, its images in memory: median of ``TIMED_RUNS`` runs."""
+    x, y, lr, momentum, optimiser = lesson
+    params, wait = learner.init(seed, dtype=x.dtype, device=x.device), torch.cuda.synchronize if x.is_cuda else lambda: None
+    seconds = []
+    for _ in range(TIMED_RUNS):
+        wait()
+        started = time.perf_counter()
+        sgd(_loss(learner), params, (x, y), lr, momentum, optimiser=optimiser)
+        wait()
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds)
+
+
+def final_evaluation(config: RunConfig, data: Dataset, taught: Taught) -> dict[str, Any]:
     """The result of a run: both arms on the test data, which nothing before this has read.
 
-    Mean and standard deviation (n - 1) over ``evaluation.learners`` fresh learners, at the end and after each inner step.
+    Mean and standard deviation (n - 1) over ``evaluation.learners`` fresh learners, at the end and after ``steps``; and the seconds in
+    which one learner is trained in either arm (the only part of the result that does not repeat). The real-data arm is
+    SGD with momentum.
     """
     learner = Learner(config.learner, data.image_shape, data.n_classes)
-    steps, batch_size = curriculum.x.shape[:2]
+    seeds = [seed_for(config.seed, Purpose.TEST, i) for i in range(config.evaluation.learners)]
+    first = taught(seeds[0]) if callable(taught) else taught
+    steps, batch_size = first.x.shape[:2]
     tuned = tune_real_arm(learner, data, config.evaluation, config.seed, steps, batch_size)
     best = tuned[0]
-    seeds = [seed_for(config.seed, Purpose.TEST, i) for i in range(config.evaluation.learners)]
     bar = tqdm(seeds, desc="test, taught", unit="learner", leave=False)
-    gtn = taught_curves(learner, curriculum, data.test, bar)
+    gtn = taught_curves(learner, taught, data.test, bar)
     bar = tqdm(seeds, desc="test, real data", unit="learner", leave=False)
     real = real_curves(learner, data, data.test, bar, steps, batch_size, best["lr"], best["momentum"])
-    result: dict[str, Any] = {"inner_steps": steps, "batch_size": batch_size, "n_learners": len(seeds)}
+    result: dict[str, Any] = {"inner_steps": steps, "batch_size": batch_size, "n_learners": len(seeds), "steps": reading_steps(steps)}
     for arm, curves in (("gtn", gtn), ("real", real)):
         mean, std = curves.mean(0).tolist(), curves.std(0).tolist()
         result |= {f"{arm}_accuracy": mean[-1], f"{arm}_accuracy_std": std[-1]}
         result[f"{arm}_curve"] = {"mean": mean, "std": std}
+    of_real = (*real_batches(data.train, steps, batch_size, seeds[0]), best["lr"], best["momentum"], SGD())
+    result["seconds_per_learner"] = {
+        "gtn": seconds_of_training(learner, _lesson(first), seeds[0]),
+        "real": seconds_of_training(learner, of_real, seeds[0]),
+    }
     lrs, momenta = config.evaluation.real_lrs, config.evaluation.real_momenta
     result["real_arm"] = {
         "lr": best["lr"],
         "momentum": best["momentum"],
         "at_edge_of_grid": best["lr"] in (min(lrs), max(lrs)) or (best["momentum"] > 0 and best["momentum"] == max(momenta)),
         "tuned_on": "validation",
+        "tuning_images": min(TUNING_IMAGES, len(data.valid)),
         "tuning": tuned,
     }
     return result
+
+
+def _lesson(curriculum: Curriculum) -> Lesson:
+    return curriculum.x, curriculum.y, curriculum.lr, curriculum.momentum, NAMES[curriculum.optimiser]
+
+
+def _loss(learner: Classifier) -> Callable[[Params, Sequence[Tensor]], Tensor]:
+    return lambda params, batch: cross_entropy(learner(params, batch[0]), batch[1])
+
+
+def _groups(split: Split, seeds: Iterable[int]) -> Iterator[list[int]]:
+    """The seeds of learners that are trained in one pass."""
+    seeds, most = iter(seeds), most_together(split.x.device)
+    while group := list(itertools.islice(seeds, most)):
+        yield group

@@ -3,7 +3,7 @@
     page = report.write(Path("runs/demo"))          # report.html: one file, no script, no request to anywhere
     report.export(curriculum, Path("digits.png"), "float32")
 
-Matplotlib is imported when something is drawn, not with the package.
+The drawing is in :mod:`minigtn.figures`.
 """
 
 from __future__ import annotations
@@ -17,20 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from minigtn.curriculum import Curriculum, load_curriculum
+from minigtn.evaluate import TIMED_RUNS
+from minigtn.figures import FIGURE, PALETTES, Line, Panel, png, smooth, spans_decades, svg
 from minigtn.files import read_json, read_metrics, write_atomically
 
-# Okabe and Ito's colours, told apart by everybody, lighter on dark ground; the page and its figures share them.
-NAMES = ("taught", "real", "ink", "soft", "line", "card", "page")
-PALETTES = {
-    "light": dict(zip(NAMES, ("#0072b2", "#d55e00", "#1f2328", "#5b6470", "#d8dee6", "#ffffff", "#f4f6f8"), strict=True)),
-    "dark": dict(zip(NAMES, ("#56b4e9", "#f0964a", "#e8ebef", "#a3adba", "#353c46", "#1b1f25", "#121519"), strict=True)),
-}
-FIGURE = (4.4, 3.6)  # inches: 422 CSS pixels wide, so that 10 pt letters are still legible on a telephone
 ALL_STEPS, SOME_STEPS, MOST_CLASSES = 32, 16, 16  # columns (all of them, or of more) and rows of the sheet on the page
-POINTS = 1000  # drawn of a longer curve
 
 CSS = """
 * { box-sizing: border-box } body { margin: 0; background: var(--page); color: var(--ink); font: 16px/1.5 system-ui, sans-serif }
@@ -92,7 +86,7 @@ def export(curriculum: Curriculum, target: Path, pixels: str) -> None:
     elif ending == ".png":
         T, K = len(curriculum.x), len(curriculum.class_names)
         scale = -(-40 // curriculum.x.shape[-1])
-        write_atomically(target, _png(contact_sheet(curriculum, range(T), range(K)).repeat(scale, 0).repeat(scale, 1)))
+        write_atomically(target, png(contact_sheet(curriculum, range(T), range(K)).repeat(scale, 0).repeat(scale, 1)))
     else:
         raise ValueError(f"a curriculum is exported to a file that ends in .safetensors, .npz or .png, not to {target.name!r}")
 
@@ -139,6 +133,8 @@ class _Run:
         saved = read_json(folder / "config.json")
         result = read_json(folder / "result.json") if (folder / "result.json").exists() else None
         curriculum = load_curriculum(folder) if (folder / "curriculum.safetensors").exists() else None
+        if result is not None:  # those of minigtn 0.1 were read after every step, and the time was not taken
+            result = {"steps": [*range(1, len(result["gtn_curve"]["mean"]) + 1)], "seconds_per_learner": None, **result}
         config, records = (result or saved)["config"], read_metrics(folder / "metrics.jsonl")
         return cls(folder.resolve().name, config, saved, records, curriculum, result)
 
@@ -206,6 +202,13 @@ def _headline(run: _Run) -> str:
     numbers += f"<div>difference<b>{points} <small>points</small></b></div>"
     caption = f"Test accuracy after {r['inner_steps']} inner steps of {r['batch_size']} images: "
     caption += f"mean ± 1 standard deviation over n = {r['n_learners']} fresh learners."
+    if r["seconds_per_learner"] is None:
+        lack = "This result is older than the measurement of how long the training of one learner takes; minigtn evaluate takes it."
+        return _card("", f'<div class="numbers">{numbers}</div>', caption, lack)
+    seconds = {arm: _short(s) for arm, s in r["seconds_per_learner"].items()}
+    numbers += f"<div>training one learner<b>{seconds['gtn']} <small>s</small></b></div>"
+    caption += f" Time of one learner for its {r['inner_steps']} steps: {seconds['gtn']} s on the curriculum, "
+    caption += f"{seconds['real']} s on real data, medians of {TIMED_RUNS} runs ({r['device']})."
     return _card("", f'<div class="numbers">{numbers}</div>', caption)
 
 
@@ -222,7 +225,7 @@ def _sheet(run: _Run) -> str:
     numbers = "".join(f"<span>{t + 1}</span>" for t in steps)
     rows = f'<tr><th>step</th><td><div class="steps">{numbers}</div></td></tr>'
     for i, k in enumerate(classes):
-        name, uri = escape(c.class_names[k]), _uri("png", _png(sheet[i * high : (i + 1) * high]))
+        name, uri = escape(c.class_names[k]), _uri("png", png(sheet[i * high : (i + 1) * high]))
         rows += f'<tr><th scope="row">{name}</th><td><img src="{uri}" alt="Synthetic images of class {name}"></td></tr>'
     caption = "Read from left to right, this is what a fresh learner is taught: an image of each class (rows) for each inner step (columns)"
     caption += f", {len(steps)} of {T} steps shown" if len(steps) < T else ""
@@ -237,14 +240,19 @@ def _accuracy(run: _Run) -> str:
     if run.result is None:
         return ""
     r, lines = run.result, []
+    steps, T, B, seconds = np.array(r["steps"]), r["inner_steps"], r["batch_size"], r["seconds_per_learner"]
     for arm, colour, label in (("real", "real", "real data, tuned"), ("gtn", "taught", "taught by the curriculum")):
         mean, std = (100 * np.array(r[f"{arm}_curve"][part]) for part in ("mean", "std"))
-        lines.append(_Line(np.arange(1, len(mean) + 1), mean, colour, label, spread=std))
-    reached = np.flatnonzero(np.array(r["gtn_curve"]["mean"]) >= r["real_accuracy"])
+        lines.append(Line(steps, mean, colour, label, spread=std))
+    reached = steps[np.array(r["gtn_curve"]["mean"]) >= r["real_accuracy"]]
     caption = f"Taught learners {'reach' if len(reached) else 'do not reach'} the {_percent(r['real_accuracy'])} at which real data end"
-    caption += f" after {reached[0] + 1} of {r['inner_steps']} steps" if len(reached) else ""
+    caption += f" within {reached[0]} of {T} steps" if len(reached) else ""
     caption += f"; bands are ± 1 standard deviation over {r['n_learners']} learners."
-    return _figure("Accuracy of a fresh learner", [_Panel("test accuracy (%)", lines)], "inner step", caption)
+    caption += " Seconds are those of training one taught learner, in proportion to its steps." if seconds else ""
+    shown = [int(t) for t, later in zip(steps, [*steps[1:], np.inf], strict=True) if later >= 1.4 * t]  # or the numbers would overlap
+    ticks = {t: f"{t:,}\n{_short(t * B)}" + (f"\n{_short(seconds['gtn'] * t / T)}" if seconds else "") for t in shown}
+    scales = "inner step / images" + (" / seconds" if seconds else "")
+    return _figure("Accuracy of a fresh learner", [Panel("test accuracy (%)", lines)], scales, caption, ticks)
 
 
 def _schedules(run: _Run) -> str:
@@ -255,11 +263,11 @@ def _schedules(run: _Run) -> str:
     panels, ranges = [], []
     for name, label, values in (("lr", "learning rate", c.lr), ("momentum", "momentum", c.momentum)):
         y, legend = values.detach().cpu().numpy(), name == "lr"
-        lines = [_Line(t, y, "taught", "learned by the teacher" if legend else "")]
+        lines = [Line(t, y, "taught", "learned by the teacher" if legend else "")]
         if run.result:
             constant = np.full(len(t), run.result["real_arm"][name])
-            lines.insert(0, _Line(t, constant, "real", "real data, tuned" if legend else "", dashed=True))
-        panels.append(_Panel(label, lines, log=name == "lr" and _spans_decades(y), from_zero=True))
+            lines.insert(0, Line(t, constant, "real", "real data, tuned" if legend else "", dashed=True))
+        panels.append(Panel(label, lines, log=name == "lr" and spans_decades(y), from_zero=True))
         ranges.append(f"a {label} from {y.min():.2g} to {y.max():.2g}")
     return _figure("Step sizes", panels, "inner step", f"The teacher gives every inner step its own: {' and '.join(ranges)}.")
 
@@ -269,16 +277,16 @@ def _outer_loop(run: _Run) -> str:
         return ""
     steps, losses = run.column("meta_loss")
     window = 1 + 2 * (len(losses) // 60)
-    smooth = _smooth(losses, window)
-    raw = [_Line(steps, losses, "soft", "each outer step", thin=True)] if window > 1 else []
-    mean = _Line(steps, smooth, "taught", f"mean of {window} steps" if window > 1 else "each outer step")
-    panels = [_Panel("meta-loss (nats)", [*raw, mean], log=_spans_decades(losses))]
-    finite = smooth[np.isfinite(smooth)]
+    average = smooth(losses, window)
+    raw = [Line(steps, losses, "soft", "each outer step", thin=True)] if window > 1 else []
+    mean = Line(steps, average, "taught", f"mean of {window} steps" if window > 1 else "each outer step")
+    panels = [Panel("meta-loss (nats)", [*raw, mean], log=spans_decades(losses))]
+    finite = average[np.isfinite(average)]
     caption = f"The meta-loss went from {finite[0]:.2f} to {finite[-1]:.2f}" if len(finite) else "No meta-loss was finite"
     valid_steps, valid = run.column("valid_accuracy")
     if len(valid):
         best = int(valid.argmax())
-        panels.append(_Panel("validation acc. (%)", [_Line(valid_steps, 100 * valid, "taught")]))
+        panels.append(Panel("validation acc. (%)", [Line(valid_steps, 100 * valid, "taught")]))
         caption += f"; validation accuracy was best at outer step {valid_steps[best]:,.0f} ({_percent(valid[best])})"
         caption += ", and that teacher is the result" if run.config["meta"]["valid_every"] and run.curriculum else ""
     return _figure("Meta-training", panels, "outer step", caption + ".")
@@ -297,7 +305,8 @@ def _tuning(run: _Run) -> str:
             score, best = scores[lr, momentum], (lr, momentum) == (arm["lr"], arm["momentum"])
             rows += f'<td style="--heat:{score:.3f}"{" class=best" if best else ""}>{_percent(score)}</td>'
         rows += "</tr>"
-    caption = f"Real data do best with learning rate {arm['lr']:g} and momentum {arm['momentum']:g}, by {arm['tuned_on']} accuracy."
+    caption = f"Real data do best with learning rate {arm['lr']:g} and momentum {arm['momentum']:g}, by {arm['tuned_on']} accuracy"
+    caption += f" ({arm['tuning_images']:,} images)." if "tuning_images" in arm else "."
     sizes = f"learning rate {arm['lr']:g}, momentum {arm['momentum']:g}"
     note = f"The tuned {sizes} is at the edge of the grid: a wider --evaluation.real-lrs or --evaluation.real-momenta may do better."
     table = f'<div class="scroll" tabindex="0"><table class="heat">{rows}</table></div>'
@@ -323,101 +332,13 @@ def _table(rows: dict[str, Any]) -> str:
     return f"<table>{''.join(cells)}</table>"
 
 
-# ---- figures ----
-
-
-@dataclass(frozen=True)
-class _Line:
-    """One curve: x (n,), y (n,), a colour's name in PALETTES, and how it is drawn."""
-
-    x: NDArray[Any]
-    y: NDArray[Any]
-    colour: str
-    label: str = ""
-    spread: NDArray[Any] | None = None
-    dashed: bool = False
-    thin: bool = False
-
-
-@dataclass(frozen=True)
-class _Panel:
-    """One pair of axes with its curves; panels of a figure share their x-axis."""
-
-    ylabel: str
-    lines: list[_Line]
-    log: bool = False
-    from_zero: bool = False
-
-
-def _figure(title: str, panels: list[_Panel], xlabel: str, caption: str) -> str:
+def _figure(title: str, panels: list[Panel], xlabel: str, caption: str, ticks: dict[int, str] | None = None) -> str:
     """A card with one picture, drawn for light and for dark pages, and the sentence that says what to see."""
-    light, dark = (_uri("svg+xml", _svg(panels, xlabel, PALETTES[theme])) for theme in ("light", "dark"))
+    light, dark = (_uri("svg+xml", svg(panels, xlabel, PALETTES[theme], ticks)) for theme in ("light", "dark"))
     alt = escape(" and ".join(panel.ylabel for panel in panels) + f" against {xlabel}")
     picture = f"""<picture><source media="(prefers-color-scheme: dark)" srcset="{dark}">
 <img src="{light}" width="{96 * FIGURE[0]:.0f}" height="{96 * FIGURE[1]:.0f}" alt="{alt}"></picture>"""
     return _card(title, picture, caption)
-
-
-def _svg(panels: list[_Panel], xlabel: str, palette: dict[str, str]) -> bytes:
-    """The panels, one above the other, on a transparent ground; no dates or random names inside: same panels, same bytes."""
-    import matplotlib.style
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
-    ink = dict.fromkeys(("text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), palette["ink"])
-    line = dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color", "grid.color"), palette["line"])
-    ground = dict.fromkeys(("figure.facecolor", "axes.facecolor"), "none")
-    off = dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False)
-    look = {**ink, **line, **ground, **off, "axes.grid": True, "font.size": 10, "legend.fontsize": 9, "svg.hashsalt": "minigtn"}
-    with matplotlib.style.context(["default", look]):
-        figure = Figure(figsize=FIGURE, layout="constrained")
-        for axes, panel in zip(figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0], panels, strict=True):
-            for curve in panel.lines:
-                _draw(axes, curve, palette[curve.colour])
-            axes.set_ylabel(panel.ylabel)
-            axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
-            if panel.log:
-                axes.set_yscale("log")
-            elif panel.from_zero:
-                axes.set_ylim(0, 1.08 * max(curve.y.max() for curve in panel.lines))
-            if any(curve.label for curve in panel.lines):
-                axes.legend(loc="lower left", bbox_to_anchor=(0, 1), borderpad=0, ncols=2, reverse=True)
-        axes.set_xlabel(xlabel)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    return buffer.getvalue()
-
-
-def _draw(axes: Any, curve: _Line, colour: str) -> None:
-    some = slice(None, None, -(-len(curve.x) // POINTS) or 1)
-    x, y = curve.x[some], curve.y[some]
-    marker = "o" if len(x) <= 40 and not curve.dashed else None
-    weight = {"linewidth": 0.8, "alpha": 0.6} if curve.thin else {"linewidth": 2}
-    axes.plot(x, y, "--" if curve.dashed else "-", color=colour, label=curve.label or None, marker=marker, markersize=4, **weight)
-    if curve.spread is not None:
-        axes.fill_between(x, y - curve.spread[some], y + curve.spread[some], color=colour, alpha=0.2, linewidth=0)
-
-
-def _smooth(values: NDArray[np.float64], window: int) -> NDArray[np.float64]:
-    """Moving average over ``window`` (odd) values around each, fewer at the ends; values that are not finite do not count."""
-    finite, ones = np.isfinite(values), np.ones(window)
-    total, count = (np.convolve(part, ones)[window // 2 :][: len(values)] for part in (np.where(finite, values, 0), finite.astype(float)))
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
-
-
-def _spans_decades(values: ArrayLike) -> bool:
-    """Whether positive values span so much that a logarithmic axis shows them better."""
-    finite = np.asarray(values)[np.isfinite(values)]
-    return bool(len(finite) and finite.min() > 0 and finite.max() > 30 * finite.min())
-
-
-def _png(rgba: NDArray[np.uint8]) -> bytes:
-    from matplotlib.image import imsave
-
-    buffer = io.BytesIO()
-    metadata: Any = {"Software": None}  # or it names matplotlib's version
-    imsave(buffer, rgba, format="png", metadata=metadata, pil_kwargs={"optimize": True})
-    return buffer.getvalue()
 
 
 def _uri(kind: str, content: bytes) -> str:
@@ -427,6 +348,13 @@ def _uri(kind: str, content: bytes) -> str:
 def _evenly(n: int, most: int) -> list[int]:
     """All of 0..n-1, or ``most`` of them, evenly spaced from the first to the last."""
     return np.linspace(0, n - 1, min(n, most)).round().astype(int).tolist()
+
+
+def _short(number: float) -> str:
+    """Two digits that count, thousands as k: 0.012, 1.3, 640, 16k."""
+    if number >= 10_000:
+        return f"{number / 1000:.0f}k"
+    return f"{number:,.0f}" if number >= 10 else f"{number:.2g}"
 
 
 def _percent(fraction: float) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from minigtn import report
+from minigtn import figures, report
 from minigtn.config import RunConfig, to_dict
 from minigtn.curriculum import PIXEL_RANGE, Curriculum, load_curriculum
 
@@ -30,18 +30,20 @@ def curriculum(C: int = 1, S: int = 8, T: int = T, B: int = B, names: tuple[str,
 
 
 def result() -> dict[str, Any]:
-    arm = {"lr": 0.2, "momentum": 0.5, "at_edge_of_grid": False, "tuned_on": "validation"}
+    arm = {"lr": 0.2, "momentum": 0.5, "at_edge_of_grid": False, "tuned_on": "validation", "tuning_images": 2000}
     arm["tuning"] = [{"lr": lr, "momentum": m, "valid_accuracy": 0.61234 + lr * m} for lr in (0.02, 0.2) for m in (0.0, 0.5)]
     return {
         "inner_steps": T,
         "batch_size": B,
         "n_learners": 7,
+        "steps": [1, 2, 4],
         "gtn_accuracy": 0.91234,
         "gtn_accuracy_std": 0.0111,
-        "gtn_curve": {"mean": [0.3, 0.7, 0.85, 0.91234], "std": [0.05, 0.04, 0.02, 0.0111]},
+        "gtn_curve": {"mean": [0.3, 0.85, 0.91234], "std": [0.05, 0.04, 0.0111]},
         "real_accuracy": 0.80456,
         "real_accuracy_std": 0.0222,
-        "real_curve": {"mean": [0.2, 0.5, 0.7, 0.80456], "std": [0.05, 0.05, 0.04, 0.0222]},
+        "real_curve": {"mean": [0.2, 0.5, 0.80456], "std": [0.05, 0.05, 0.0222]},
+        "seconds_per_learner": {"gtn": 0.04321, "real": 1.2345},
         "real_arm": arm,
         "seconds": 1234.5,
         "evaluation_seconds": 67.8,
@@ -91,10 +93,11 @@ def test_finished_run_shows_the_numbers_of_its_result(finished: Path) -> None:
     text = text_of(finished)
     for shown in ("91.2% ± 1.1%", "80.5% ± 2.2%", "+10.8 points", "n = 7", "after 4 inner steps of 5 images"):
         assert shown in text
-    assert "reach the 80.5% at which real data end after 3 of 4 steps" in text
+    assert "reach the 80.5% at which real data end within 2 of 4 steps" in text
+    assert "Time of one learner for its 4 steps: 0.043 s on the curriculum, 1.2 s on real data, medians of 5 runs (CPU, one thread)" in text
     assert "a learning rate from 0.1 to 0.4 and a momentum from 0.5 to 0.9" in text
     assert "best at outer step 30 (80.0%), and that teacher is the result" in text
-    assert "learning rate 0.2 and momentum 0.5, by validation accuracy" in text
+    assert "learning rate 0.2 and momentum 0.5, by validation accuracy (2,000 images)" in text
     assert "not finished" not in text
     assert "edge of its grid" not in text
     assert "not finite" not in text
@@ -122,8 +125,8 @@ def test_every_figure_comes_for_light_and_for_dark_pages(finished: Path) -> None
         dark, light = (base64.b64decode(b64).decode() for b64 in re.findall(r"base64,([^\"]*)", picture))
         assert "prefers-color-scheme: dark" in picture
         assert re.search(r'alt="[a-z]', picture)
-        assert report.PALETTES["dark"]["taught"] in dark
-        assert report.PALETTES["light"]["taught"] in light
+        assert figures.PALETTES["dark"]["taught"] in dark
+        assert figures.PALETTES["light"]["taught"] in light
         assert dark.startswith("<?xml") and light.startswith("<?xml")  # noqa: PT018
     assert "prefers-color-scheme: dark" in html.split("</style>")[0]
     assert all("alt=" in tag for tag in re.findall(r"<img [^>]*>", html))
@@ -172,7 +175,7 @@ def test_minimal_run_is_its_settings(tmp_path: Path) -> None:
 def test_warnings_of_a_run_are_shown(tmp_path: Path) -> None:
     judged = result()
     judged["real_arm"] |= {"lr": 0.02, "momentum": 0.0, "at_edge_of_grid": True}
-    judged |= {"gtn_accuracy": 0.7, "gtn_curve": {"mean": [0.1, 0.2, 0.3, 0.7], "std": [0.0] * 4}, "device": "another machine"}
+    judged |= {"gtn_accuracy": 0.7, "gtn_curve": {"mean": [0.1, 0.2, 0.7], "std": [0.0] * 3}, "device": "another machine"}
     metrics = records(3, skipped=2)
     metrics[1]["meta_loss"] = None
     text = text_of(report.write(make_run(tmp_path / "run", metrics, curriculum(), judged)))
@@ -181,6 +184,18 @@ def test_warnings_of_a_run_are_shown(tmp_path: Path) -> None:
     assert "do not reach the 80.5%" in text
     assert "\N{MINUS SIGN}10.5 points" in text
     assert "device, evaluation another machine" in text
+
+
+def test_results_of_older_versions_are_drawn_and_say_what_is_missing(tmp_path: Path) -> None:
+    judged = result()
+    for new in ("steps", "seconds_per_learner"):
+        del judged[new]
+    del judged["real_arm"]["tuning_images"]
+    judged |= {f"{arm}_curve": {"mean": [0.2, 0.5, 0.8, 0.9], "std": [0.1] * 4} for arm in ("gtn", "real")}
+    text = text_of(report.write(make_run(tmp_path / "run", records(), curriculum(), judged)))
+    assert "older than the measurement of how long the training of one learner takes; minigtn evaluate takes it" in text
+    assert "end within 4 of 4 steps" in text
+    assert "training one learner" not in text
 
 
 def test_a_run_with_no_finite_meta_loss_is_drawn(tmp_path: Path) -> None:
@@ -298,9 +313,42 @@ def test_importing_the_module_does_not_import_matplotlib() -> None:
 
 def test_smoothing_is_a_mean_of_the_finite_neighbours() -> None:
     values = np.array([1.0, 2.0, np.nan, 4.0, 8.0])
-    np.testing.assert_allclose(report._smooth(values, 3), [1.5, 1.5, 3.0, 6.0, 6.0])
-    np.testing.assert_array_equal(report._smooth(values, 1), values)
-    assert np.isnan(report._smooth(np.full(2, np.nan), 3)).all()
+    np.testing.assert_allclose(figures.smooth(values, 3), [1.5, 1.5, 3.0, 6.0, 6.0])
+    np.testing.assert_array_equal(figures.smooth(values, 1), values)
+    assert np.isnan(figures.smooth(np.full(2, np.nan), 3)).all()
+
+
+@pytest.mark.parametrize(
+    ("number", "shown"), [(0.01234, "0.012"), (1.26, "1.3"), (12.6, "13"), (640, "640"), (4096, "4,096"), (16384, "16k"), (9.96, "10")]
+)
+def test_short_numbers(number: float, shown: str) -> None:
+    assert report._short(number) == shown
+
+
+def drawn_accuracy(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[list[figures.Panel], dict[int, str]]:
+    """What the figure of steps, images and seconds is drawn from."""
+    calls = []
+    monkeypatch.setattr(report, "svg", lambda *args: calls.append(args) or b"")
+    report.write(folder)
+    (found,) = {id(args[0]): (args[0], args[3]) for args in calls if args[1] == "inner step / images / seconds"}.values()
+    return found
+
+
+def test_the_accuracy_is_drawn_in_steps_images_and_seconds(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = finished.read_bytes()
+    (panel,), ticks = drawn_accuracy(finished.parent, monkeypatch)
+    finished.write_bytes(before)
+    assert ticks == {1: "1\n5\n0.011", 2: "2\n10\n0.022", 4: "4\n20\n0.043"}
+    real, taught = panel.lines
+    assert taught.x.tolist() == real.x.tolist() == [1, 2, 4]
+    np.testing.assert_allclose(taught.y, [30, 85, 91.234])
+
+
+def test_ticks_are_far_enough_apart_to_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    judged = result() | {"steps": [1, 2, 4, 8, 10], "inner_steps": 10}
+    judged |= {f"{arm}_curve": {"mean": [0.2, 0.5, 0.8, 0.9, 0.9], "std": [0.1] * 5} for arm in ("gtn", "real")}
+    _, ticks = drawn_accuracy(make_run(tmp_path / "run", records(), curriculum(), judged), monkeypatch)
+    assert list(ticks) == [1, 2, 4, 10]
 
 
 @pytest.mark.parametrize(("n", "most", "expected"), [(1, 16, [0]), (3, 16, [0, 1, 2]), (128, 3, [0, 64, 127])])
