@@ -1,4 +1,4 @@
-"""``minigtn train | evaluate | report | export | check``: thin commands over the library; flags come from the config dataclasses.
+"""The command ``minigtn`` with all that it can do: thin commands over the library; flags come from the config dataclasses.
 
 Exit codes: 0 done · 1 a check failed or meta-training diverged · 2 bad input, with one sentence · 130 Ctrl-C, with everything saved.
 """
@@ -6,7 +6,6 @@ Exit codes: 0 done · 1 a check failed or meta-training diverged · 2 bad input,
 from __future__ import annotations
 
 import dataclasses
-import os
 import sys
 import time
 from dataclasses import dataclass
@@ -16,17 +15,20 @@ from typing import Annotated, Any, Literal
 import torch
 import tyro
 
-from minigtn import check, data, report
+from minigtn import ablate, check, data, report, transfer
 from minigtn.config import PRESETS, EvaluationConfig, RunConfig, from_dict, require_same, to_dict
 from minigtn.curriculum import Curriculum, load_curriculum
-from minigtn.distributed import WorkerLost, local_rank, workers
-from minigtn.evaluate import final_evaluation
+from minigtn.devices import Device, choose
+from minigtn.distributed import WorkerLost, workers
+from minigtn.evaluate import Taught, final_evaluation
 from minigtn.files import environment, read_json, remove_run, write_json
 from minigtn.interrupt import deferred_interrupt
 from minigtn.meta import MetaTraining, MetaTrainingDiverged
 from minigtn.meta_gradient import estimated_bytes
+from minigtn.nas import commands as nas
+from minigtn.nas.train import TrainingDiverged
+from minigtn.zoo import LEARNERS
 
-Device = Literal["auto", "cpu", "cuda"]
 MIB = 2**20
 _CONFIG: Any = dataclasses.field(default_factory=RunConfig)
 
@@ -37,7 +39,7 @@ class Train:
 
     config: Annotated[RunConfig, tyro.conf.arg(name="")] = _CONFIG
     preset: str = "digits"
-    """Settings to start from: digits, mnist-small, mnist-paper, cifar10-paper; every other flag changes one of them."""
+    """Settings to start from: tiny, digits, mnist-small, mnist-paper, cifar10-paper; every other flag changes one of them."""
     out: Path = Path("runs/demo")
     """The run's folder."""
     data_dir: Path | None = None
@@ -52,7 +54,7 @@ class Train:
     """Throw away a run that is in --out already."""
 
     def run(self) -> None:
-        device = _device(self.device, self.threads)
+        device = choose(self.device, self.threads, self.config.meta.precision)
         if self.resume and self.overwrite:
             raise ValueError("--resume continues a run and --overwrite replaces it; give one of them")
         with workers(device) as team:
@@ -97,13 +99,14 @@ class Train:
         with deferred_interrupt():  # KeyboardInterrupt would get lost in safetensors
             curriculum.save(self.out / "curriculum.safetensors")
         if not (self.out / "result.json").exists():
-            _judge(self.out, self.config, dataset, curriculum, training.progress.seconds)
+            taught = training.best_curriculum_for if self.config.teacher.varies else curriculum
+            _judge(self.out, self.config, dataset, taught, training.progress.seconds)
         _show(self.out)
 
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Judge a finished run again, with the evaluation settings given here (others: their defaults); replaces its result and report."""
+    """Judge a finished run again, with its own evaluation settings but for those given here; replaces its result and report."""
 
     run_folder: tyro.conf.Positional[Path]
     """Folder of the run."""
@@ -116,13 +119,65 @@ class Evaluate:
     """CPU threads."""
 
     def run(self) -> None:
-        device = _device(self.device, self.threads)
+        device = choose(self.device, self.threads)
         config = dataclasses.replace(_config(self.run_folder), evaluation=self.evaluation)
         old = self.run_folder / "result.json"
         seconds = read_json(old).get("seconds") if old.exists() else None
         dataset, curriculum = data.load(config.dataset, self.data_dir), load_curriculum(self.run_folder)
         _judge(self.run_folder, config, dataset.to(device), curriculum, seconds)
         _show(self.run_folder)
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """Judge curricula on a zoo of learners that their teachers never met, beside real data; goes on where it was stopped."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Folders of runs on the same data; the settings are the first one's, and it gets the result, transfer.json."""
+    evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
+    learners: tuple[str, ...] = tuple(LEARNERS)
+    """Rows."""
+    more: int = 10
+    """Real data are also given so many times the steps, to see what a learner can reach."""
+    data_dir: Path | None = None
+    """As for train."""
+    device: Device = "auto"
+    """Where to compute."""
+    threads: int = 1
+    """CPU threads."""
+
+    def run(self) -> None:
+        device, first = choose(self.device, self.threads), self.runs[0]
+        config = dataclasses.replace(_config(first), evaluation=self.evaluation)
+        curricula = {run.name: load_curriculum(run).to(device) for run in self.runs}
+        dataset = data.load(config.dataset, self.data_dir).to(device)
+        print(transfer.table(transfer.transfer(config, dataset, curricula, first / "transfer.json", self.learners, self.more)))
+
+
+@dataclass(frozen=True)
+class Ablate:
+    """Meta-train once per row and outer seed of the tables named, and write them down: what each part is worth."""
+
+    tables: tyro.conf.Positional[tuple[str, ...]]
+    """Any of: curriculum, weight-norm, readout, step-sizes, labels, learners, optimiser, learner, steps."""
+    config: Annotated[RunConfig, tyro.conf.arg(name="")] = _CONFIG
+    preset: str = "digits"
+    """Settings to start from, as for train."""
+    seeds: int = 3
+    """Outer seeds per row."""
+    out: Path = Path("runs/ablations")
+    """Folder; what it holds already is not done again."""
+    data_dir: Path | None = None
+    """As for train."""
+    device: Device = "auto"
+    """Where to compute."""
+    threads: int = 1
+    """CPU threads."""
+
+    def run(self) -> None:
+        device = choose(self.device, self.threads, self.config.meta.precision)
+        dataset = data.load(self.config.dataset, self.data_dir).to(device)
+        print(ablate.markdown(ablate.ablate(self.config, dataset, self.tables, self.seeds, self.out)))
 
 
 @dataclass(frozen=True)
@@ -161,32 +216,48 @@ class Check:
     """Where to compute."""
 
     def run(self) -> None:
-        if not check.run(str(_device(self.device, threads=1))):
+        if not check.run(str(choose(self.device))):
             sys.exit(1)
 
 
-COMMANDS: dict[str, type] = {"train": Train, "evaluate": Evaluate, "report": Report, "export": Export, "check": Check}
+COMMANDS: dict[str, type] = {
+    "train": Train,
+    "evaluate": Evaluate,
+    "transfer": Transfer,
+    "ablate": Ablate,
+    "report": Report,
+    "export": Export,
+    "check": Check,
+}
+AGAIN = "; the same command goes on"
+AFTER_A_STOP = {"train": "; the same command with --resume goes on", "ablate": AGAIN, "transfer": AGAIN}
 
 
 def main(argv: list[str] | None = None) -> None:
     """The command ``minigtn``; ``python -m minigtn`` is the same."""
     argv = sys.argv[1:] if argv is None else argv
+    commands, name = COMMANDS, "minigtn"
+    if argv[:1] == ["nas"]:
+        commands, name, argv = nas.COMMANDS, "minigtn nas", argv[1:]
     if not argv or argv[0] in ("-h", "--help"):
-        print("usage: minigtn COMMAND [--help] ...\n")
-        for name, about in COMMANDS.items():
-            print(f"  {name:<10}{(about.__doc__ or '').strip()}")
+        print(f"usage: {name} COMMAND [--help] ...\n")
+        about = {word: (command.__doc__ or "").strip() for word, command in commands.items()}
+        if commands is COMMANDS:
+            about["nas"] = "Architecture search with a teacher instead of the data: minigtn nas " + " | ".join(nas.COMMANDS) + "."
+        for word, text in about.items():
+            print(f"  {word:<10}{text}")
         sys.exit(0 if argv else 2)
     try:
-        command = COMMANDS.get(argv[0])
+        command = commands.get(argv[0])
         if command is None:
-            raise ValueError(f"there is no command {argv[0]!r}; the commands are {', '.join(COMMANDS)}")
-        default = _preset(argv) if command is Train else None
-        arguments: Any = tyro.cli(command, args=argv[1:], prog=f"minigtn {argv[0]}", default=default)
+            known = [*commands, *(["nas"] if commands is COMMANDS else [])]
+            raise ValueError(f"there is no command {argv[0]!r}; the commands are {', '.join(known)}")
+        arguments: Any = tyro.cli(command, args=argv[1:], prog=f"{name} {argv[0]}", default=_defaults(command, argv[1:]))
         arguments.run()
     except KeyboardInterrupt:
-        print("\nminigtn: stopped" + ("; the same command with --resume goes on" if argv[0] == "train" else ""), file=sys.stderr)
+        print("\nminigtn: stopped" + (AFTER_A_STOP.get(argv[0], "") if commands is COMMANDS else AGAIN), file=sys.stderr)
         sys.exit(130)
-    except (MetaTrainingDiverged, WorkerLost) as error:
+    except (MetaTrainingDiverged, WorkerLost, TrainingDiverged) as error:
         print(f"minigtn: {error}", file=sys.stderr)
         sys.exit(1)
     except (ValueError, OSError) as error:
@@ -194,34 +265,22 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(2)
 
 
-def _preset(argv: list[str]) -> Train:
-    """The defaults that the other flags start from: a preset is read before they are."""
-    name = "digits"
-    for i, word in enumerate(argv):
-        if word == "--preset" and i + 1 < len(argv):
-            name = argv[i + 1]
-        elif word.startswith("--preset="):
-            name = word.partition("=")[2]
-    if name not in PRESETS:
-        raise ValueError(f"there is no preset {name!r}; the presets are {', '.join(PRESETS)}")
-    return Train(config=PRESETS[name], preset=name)
-
-
-def _device(name: str, threads: int) -> torch.device:
-    """The device, set up so that results repeat bit for bit on it."""
-    if threads < 1:
-        raise ValueError(f"--threads must be at least 1, not {threads}")
-    torch.set_num_threads(threads)
-    available = torch.cuda.is_available()
-    if name == "cuda" and not available:
-        raise ValueError("--device cuda was given, but torch sees no CUDA device; use --device cpu, or install a CUDA build of torch")
-    device = torch.device("cuda", local_rank()) if available and name != "cpu" else torch.device("cpu")
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.backends.cudnn.benchmark = False
-        torch.use_deterministic_algorithms(True, warn_only=True)
-    return device
+def _defaults(command: type, words: list[str]) -> Any:
+    """What the flags change: a preset, or the settings of the run that is named; read before the flags are."""
+    if command in (Train, Ablate):
+        name = "digits"
+        for i, word in enumerate(words):
+            if word == "--preset" and i + 1 < len(words):
+                name = words[i + 1]
+            elif word.startswith("--preset="):
+                name = word.partition("=")[2]
+        if name not in PRESETS:
+            raise ValueError(f"there is no preset {name!r}; the presets are {', '.join(PRESETS)}")
+        return command(config=PRESETS[name], preset=name, **({"tables": tyro.MISSING} if command is Ablate else {}))
+    run = next((Path(word) for word in words if (Path(word) / "config.json").is_file()), None)
+    if command in (Evaluate, Transfer) and run is not None:
+        return command(tyro.MISSING, evaluation=_config(run).evaluation)
+    return None
 
 
 def _config(folder: Path) -> RunConfig:
@@ -230,10 +289,9 @@ def _config(folder: Path) -> RunConfig:
     return from_dict(RunConfig, saved.get("config") if isinstance(saved, dict) else saved)
 
 
-def _judge(folder: Path, config: RunConfig, dataset: data.Dataset, curriculum: Curriculum, seconds: float | None) -> None:
-    started = time.monotonic()
-    device = dataset.train.x.device
-    result = final_evaluation(config, dataset, curriculum.to(device))
+def _judge(folder: Path, config: RunConfig, dataset: data.Dataset, taught: Taught, seconds: float | None) -> None:
+    started, device = time.monotonic(), dataset.train.x.device
+    result = final_evaluation(config, dataset, taught.to(device) if isinstance(taught, Curriculum) else taught)
     result |= {"seconds": seconds, "evaluation_seconds": round(time.monotonic() - started, 3)}
     write_json(folder / "result.json", {**result, "config": to_dict(config), **environment(device)})
 

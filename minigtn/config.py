@@ -47,6 +47,11 @@ class MetaConfig:
     """How the inner loop is differentiated; the meta-gradient is the same."""
     block_size: int = 1
     """Steps between two kept states, for the adjoint 'checkpointed'."""
+    graphs: bool = False
+    """Replay CUDA graphs of the inner steps, for the adjoint 'checkpointed' on a GPU: the same numbers without the time to launch them."""
+    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
+    """Arithmetic of the inner loop: float32; on CUDA products of 10-bit mantissas (tf32); or learners computed in bfloat16 from float32
+    weights. What that does to the meta-gradient is in docs/performance.md."""
     valid_every: int = 100
     """Outer steps between two validations; the teacher that does best there is the result. 0: the last teacher is the result."""
     valid_learners: int = 4
@@ -61,6 +66,8 @@ class MetaConfig:
                             ("checkpoint_every", 1), ("max_skipped", 1), ("block_size", 1), ("learners", 1)):  # fmt: skip
             if getattr(self, name) < least:
                 raise ValueError(f"meta.{name} must be at least {least}, not {getattr(self, name)}")
+        if self.graphs and self.adjoint != "checkpointed":
+            raise ValueError(f"meta.graphs goes with the adjoint 'checkpointed', not with '{self.adjoint}'; turn it off")
         if not 0 < self.lr < math.inf or not 0 <= self.final_lr <= 1 or not 0 <= self.clip_norm < math.inf:
             raise ValueError(
                 f"meta.lr must be positive, meta.final_lr in [0, 1] and meta.clip_norm not negative, all finite; "
@@ -69,7 +76,9 @@ class MetaConfig:
 
     def make_adjoint(self) -> Adjoint:
         """The adjoint that the settings name."""
-        return {"unrolled": Unrolled(), "checkpointed": Checkpointed(self.block_size), "reversible": Reversible()}[self.adjoint]
+        return {"unrolled": Unrolled(), "checkpointed": Checkpointed(self.block_size, self.graphs), "reversible": Reversible()}[
+            self.adjoint
+        ]
 
 
 @dataclass(frozen=True)
@@ -114,11 +123,19 @@ class RunConfig:
     """The final judgement."""
 
     def __post_init__(self) -> None:
+        if self.meta.adjoint == "reversible" and self.teacher.optimiser != "sgd":
+            raise ValueError(f"the adjoint 'reversible' can only reverse sgd, not {self.teacher.optimiser}; use 'checkpointed'")
         if self.seed < 0:
             raise ValueError(f"the seed must not be negative, but it is {self.seed}")
 
 
 PRESETS: dict[str, RunConfig] = {
+    "tiny": RunConfig(
+        learner=LearnerConfig(channels=(8,), pool_after=(1,), hidden=(), norm="batch", pool="average"),
+        teacher=TeacherConfig(inner_steps=4, batch_size=20, z_size=8, dense=16, channels=(16, 8), lr=0.1),
+        meta=MetaConfig(outer_steps=20, lr=0.02, valid_every=10, checkpoint_every=10),
+        evaluation=EvaluationConfig(learners=3, real_lrs=(0.1, 0.5), real_momenta=(0.5,), tuning_learners=2),
+    ),
     "digits": RunConfig(
         learner=LearnerConfig(channels=(32, 64), hidden=(64,), norm="batch", pool="average"),
         teacher=TeacherConfig(inner_steps=10, batch_size=32, z_size=64, dense=128, channels=(64, 32), lr=0.1),

@@ -20,14 +20,14 @@ import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
+from torch.nn.utils import parameters_to_vector
 
 from minigtn.files import write_atomically
+from minigtn.optimisers import NAMES
 
 FORMAT = "minigtn curriculum 1"
 SHIPPED = Path(__file__).parent / "curricula"
 PIXEL_RANGE = (-2.0, 2.0)  # of the generator's 2*tanh; what uint8 files are scaled from
-
-TINY = 1e-300  # instead of a momentum of exactly 0, with which torch.optim.SGD would keep an older velocity for the steps to come
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -37,7 +37,8 @@ class Curriculum:
     """Ordered synthetic batches with their step sizes: all that a learner needs for T inner steps.
 
     x: (T, B, C, H, W) float32 in standardised units · y: (T, B, K) class probabilities · lr, momentum: (T,) ·
-    mean, std: per channel, of the pixels in [0, 1] that a real image is standardised with · provenance: where it came from.
+    mean, std: per channel, of the pixels in [0, 1] that a real image is standardised with · provenance: where it came from ·
+    optimiser: of the inner steps (sgd, adam or rmsprop, with torch's usual constants; momentum is Adam's beta1).
     Memory: ``4 * T*B*C*H*W`` bytes.
     """
 
@@ -49,8 +50,11 @@ class Curriculum:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     provenance: dict[str, Any] = field(default_factory=dict)
+    optimiser: str = "sgd"
 
     def __post_init__(self) -> None:
+        if self.optimiser not in NAMES:
+            raise ValueError(f"a curriculum's optimiser is one of {', '.join(NAMES)}, not {self.optimiser!r}")
         x, y, lr, momentum = (tuple(part.shape) for part in (self.x, self.y, self.lr, self.momentum))
         names, means, stds = len(self.class_names), len(self.mean), len(self.std)
         T, B, C, *_ = x if len(x) == 5 else (0, 0, 0)
@@ -86,6 +90,7 @@ class Curriculum:
             "mean": self.mean,
             "std": self.std,
             "provenance": self.provenance,
+            "optimiser": self.optimiser,
         }
         tensors = {"x": x, "y": self.y.float(), "lr": self.lr.float(), "momentum": self.momentum.float()}
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -116,14 +121,14 @@ def load_curriculum(path_or_name: str | Path) -> Curriculum:
             low, high = PIXEL_RANGE
             x = x.float() * ((high - low) / 255) + low
         names, mean, std = (tuple(about[name]) for name in ("class_names", "mean", "std"))
-        return Curriculum(x, y, lr, momentum, names, mean, std, about["provenance"])
+        return Curriculum(x, y, lr, momentum, names, mean, std, about["provenance"], about.get("optimiser", "sgd"))
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise ValueError(f"{path} is not a readable curriculum file ({error}); make one with minigtn train or export") from error
 
 
 @torch.enable_grad()
 def teach(module: M, curriculum: Curriculum, after_step: Callable[[int], None] | None = None) -> M:
-    """Train ``module`` in place on the curriculum, once through: T steps of torch.optim.SGD with the learned lr and momentum.
+    """Train ``module`` in place on the curriculum, once through: T steps of its optimiser with the learned lr and momentum.
 
     ``module`` maps images (B, C, H, W) to logits (B, K), on any device; it should be freshly initialised, as the learners in
     meta-training were. ``after_step(t)``, t = 1..T, may measure it. Returns the module, in training mode. Cost: T steps of training.
@@ -133,18 +138,20 @@ def teach(module: M, curriculum: Curriculum, after_step: Callable[[int], None] |
     if not parameters:
         raise ValueError("the module has no parameters that require grad: there is nothing to teach")
     device, dtype = parameters[0].device, parameters[0].dtype
-    optimiser = torch.optim.SGD(parameters, lr=0.0)
-    module.train()
-    steps = zip(curriculum.x, curriculum.y, curriculum.lr.tolist(), curriculum.momentum.tolist(), strict=True)
-    for t, (x, y, lr, momentum) in enumerate(steps, 1):
-        optimiser.param_groups[0].update(lr=lr, momentum=max(momentum, TINY))
+    optimiser, module = NAMES[curriculum.optimiser], module.train()
+    state = optimiser.start(parameters_to_vector(parameters).detach())
+    lrs, momenta = (part.to(device, dtype) for part in (curriculum.lr, curriculum.momentum))
+    for t, (x, y) in enumerate(zip(curriculum.x, curriculum.y, strict=True)):
         logits = module(x.to(device, dtype))
         if logits.shape != y.shape:
             raise ValueError(f"the module returned {tuple(logits.shape)} for a batch whose labels are {tuple(y.shape)} (batch, classes)")
-        optimiser.zero_grad()
-        F.cross_entropy(logits, y.to(device, dtype)).backward()
-        optimiser.step()
+        loss = F.cross_entropy(logits, y.to(device, dtype))
+        g = parameters_to_vector(torch.autograd.grad(loss, parameters, materialize_grads=True))
+        state = optimiser.step(state, g, lrs[t], momenta[t])
+        with torch.no_grad():
+            for p, part in zip(parameters, state[0].split([p.numel() for p in parameters]), strict=True):
+                p.copy_(part.view_as(p))
         if after_step is not None:
-            after_step(t)
+            after_step(t + 1)
             module.train()
     return module

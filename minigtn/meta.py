@@ -6,11 +6,11 @@ Departures: a guard for non-finite meta-gradients, clipping by norm, and the tea
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from minigtn.batched import most_together, stack
 from minigtn.config import Purpose, RunConfig, from_dict, require_same, seed_for, to_dict
 from minigtn.curriculum import Curriculum
 from minigtn.data import Dataset
@@ -27,8 +28,10 @@ from minigtn.files import Metrics, load_tensors, save_tensors
 from minigtn.fixed_point import FixedPointOverflow
 from minigtn.interrupt import deferred_interrupt
 from minigtn.learners import Learner
-from minigtn.meta_gradient import Lesson, add_meta_gradient, curriculum_of, meta_loss, real_readout
+from minigtn.meta_gradient import InBfloat16, Lesson, add_meta_gradient, curriculum_of, meta_loss, real_readout
+from minigtn.optimisers import NAMES
 from minigtn.teacher import Teacher
+from minigtn.zoo import sample
 
 
 class MetaTrainingDiverged(RuntimeError):
@@ -62,6 +65,7 @@ class MetaTraining:
         self.config, self.data, self.workers = config, data, workers
         device, dtype = data.train.x.device, data.train.x.dtype
         self.learner = Learner(config.learner, data.image_shape, data.n_classes)
+        self.adjoint = config.meta.make_adjoint()
         teacher_seed = seed_for(config.seed, Purpose.TEACHER, 0)
         real = data.train if config.teacher.images == "real" else None
         self.teacher = Teacher(config.teacher, data.image_shape, data.n_classes, teacher_seed, dtype, real).to(device)
@@ -77,8 +81,6 @@ class MetaTraining:
         """The learner whose weights have that seed: of the run's architecture, or of one of its own."""
         if not self.config.meta.sample_learners:
             return self.learner
-        from minigtn.zoo import sample
-
         return Learner(sample(self.config.learner, seed), self.data.image_shape, self.data.n_classes)
 
     def curriculum_for(self, seed: int) -> Curriculum:
@@ -120,17 +122,24 @@ class MetaTraining:
         totals = []
         for group in groups:
             lesson = self.teacher(seed_for(self.config.seed, Purpose.CURRICULUM, group[0]))
-            totals.append(add_meta_gradient(lesson, [lambda lesson, i=i: self._share_of_loss(lesson, i) for i in group]))  # type: ignore[misc]
+            losses = [partial(self._meta_loss, numbers=together) for together in self._together(group)]
+            totals.append(add_meta_gradient(lesson, losses))
         return torch.stack(totals).sum()
 
-    def _share_of_loss(self, lesson: Lesson, i: int) -> Tensor:
-        """The meta-loss of the run's i-th learner, over the number of learners in an outer step."""
-        meta, device, dtype = self.config.meta, self.data.train.x.device, self.data.train.x.dtype
-        weights, images = (seed_for(self.config.seed, purpose, i) for purpose in (Purpose.LEARNER, Purpose.REAL_BATCH))
-        learner = self.learner_for(weights)
-        readout = real_readout(learner, self.data.train, meta, self.config.teacher.inner_steps, images)
-        params = learner.init(weights, dtype=dtype, device=device)
-        return meta_loss(lesson, learner, params, readout, meta.make_adjoint()) / meta.learners
+    def _together(self, numbers: list[int]) -> list[list[int]]:
+        """These learners in groups that are trained in one pass: of one architecture, where that pays on the device."""
+        most = 1 if self.config.meta.sample_learners else most_together(self.data.train.x.device)
+        return [numbers[i : i + most] for i in range(0, len(numbers), most)]
+
+    def _meta_loss(self, lesson: Lesson, numbers: list[int]) -> Tensor:
+        """The sum of the meta-losses of these of the run's learners, over the number of learners in an outer step."""
+        meta, teacher, train = self.config.meta, self.config.teacher, self.data.train
+        weights, images = ([seed_for(self.config.seed, purpose, i) for i in numbers] for purpose in (Purpose.LEARNER, Purpose.REAL_BATCH))
+        learner = self.learner_for(weights[0])
+        readout = real_readout(InBfloat16(learner) if meta.precision == "bfloat16" else learner, train, meta, teacher.inner_steps, images)
+        members = [learner.init(seed, dtype=train.x.dtype, device=train.x.device) for seed in weights]
+        params = members[0] if len(members) == 1 else stack(members)
+        return meta_loss(lesson, params, readout, self.adjoint, NAMES[teacher.optimiser]) / meta.learners
 
     def validate(self) -> float:
         """Mean final accuracy of fresh learners on validation data; keeps the teacher if it is the best so far."""
@@ -173,13 +182,13 @@ class MetaTraining:
                     )
 
     def result(self) -> Curriculum:
-        """The curriculum of the best teacher on validation data (of the last one without validations)."""
-        teacher, steps = copy.deepcopy(self.teacher), self.progress.step
-        if self.config.meta.valid_every:
-            teacher.load_state_dict(self.best)
-            steps = self.progress.best_step
-        provenance = {"config": to_dict(self.config), "outer_steps_taken": steps}
-        return curriculum_of(teacher, self.data, provenance, seed_for(self.config.seed, Purpose.TEST, 0)).to("cpu")
+        """The curriculum of the best teacher on validation data, on the CPU; of a teacher that varies, one that it might show."""
+        return self.best_curriculum_for(seed_for(self.config.seed, Purpose.CURRICULUM, 2**62)).to("cpu")
+
+    def best_curriculum_for(self, seed: int) -> Curriculum:
+        """What the best teacher (the last one without validations) shows the learner with that seed."""
+        state, steps = (self.best, self.progress.best_step) if self.config.meta.valid_every else (None, self.progress.step)
+        return curriculum_of(self.teacher, self.data, {"config": to_dict(self.config), "outer_steps_taken": steps}, seed, state)
 
     # ---- checkpoints ----
 

@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from minigtn.adjoints import Adjoint
+from minigtn.batched import Classifier, SumOfLosses
 from minigtn.config import MetaConfig, RunConfig
 from minigtn.curriculum import Curriculum
 from minigtn.data import Dataset, Split, crop_and_flip
 from minigtn.layers import cross_entropy
 from minigtn.learners import Learner
+from minigtn.optimisers import NAMES, Optimiser
 from minigtn.second_order import saved_bytes
 from minigtn.sgd import Params, Readout, sgd
 from minigtn.teacher import Teacher
@@ -26,28 +29,55 @@ Lesson = tuple[Tensor, Tensor, Tensor, Tensor]
 """What a teacher hands out: x (T, B, C, H, W), y (T, B, K), lr (T,), momentum (T,)."""
 
 
-def learner_loss(learner: Learner) -> Callable[[Params, Any], Tensor]:
-    """``loss(params, (x, y))``: mean cross entropy of the learner."""
-    return lambda params, batch: cross_entropy(learner(params, batch[0]), batch[1])
+@dataclass(frozen=True)
+class LearnerLoss:
+    """``loss(params, (x, y))``: mean cross entropy of the learner. Equal learners make equal losses, as CUDA graphs want."""
+
+    learner: Classifier
+
+    def __call__(self, params: Params, batch: Sequence[Tensor]) -> Tensor:
+        return cross_entropy(self.learner(params, batch[0]), batch[1])
 
 
-def real_readout(learner: Learner, train: Split, config: MetaConfig, steps: int, seed: int) -> Readout:
-    """The meta-losses of one outer step: cross entropy on a fresh real batch at each reading."""
+@dataclass(frozen=True)
+class InBfloat16:
+    """The learner computed in bfloat16 from its float32 weights; logits in float32."""
+
+    learner: Learner
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return self.learner.image_shape
+
+    def init(self, seed: int, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Params:
+        return self.learner.init(seed, dtype=dtype, device=device)
+
+    def __call__(self, params: Params, x: Tensor) -> Tensor:
+        return self.learner({name: p.bfloat16() for name, p in params.items()}, x.bfloat16()).float()
+
+
+def real_readout(learner: Classifier, train: Split, config: MetaConfig, steps: int, seeds: Sequence[int]) -> Readout:
+    """The meta-losses of one outer step: cross entropy on a fresh real batch at each reading. With several seeds, those of as many stacked
+    learners, each on batches of its own."""
     every = config.readout_every or steps
-    rng = torch.Generator().manual_seed(seed)
-    x, y = train.draw(math.ceil(steps / every), config.real_batch, rng)
-    if config.augment:
-        x = crop_and_flip(x.flatten(0, 1), rng).view(x.shape)
-    return Readout(learner_loss(learner), (x, y), every)
+    batches = []
+    for seed in seeds:
+        rng = torch.Generator().manual_seed(seed)
+        x, y = train.draw(math.ceil(steps / every), config.real_batch, rng)
+        batches.append((crop_and_flip(x.flatten(0, 1), rng).view(x.shape) if config.augment else x, y))
+    if len(seeds) == 1:
+        return Readout(LearnerLoss(learner), batches[0], every)
+    xs, ys = zip(*batches, strict=True)
+    return Readout(SumOfLosses(learner), (torch.stack(xs, 1), torch.stack(ys, 1)), every)
 
 
-def meta_loss(lesson: Lesson, learner: Learner, params: Params, readout: Readout, adjoint: Adjoint) -> Tensor:
-    """Train ``params`` on the lesson; the mean of the readings, differentiable into all of the lesson, a scalar.
+def meta_loss(lesson: Lesson, params: Params, readout: Readout, adjoint: Adjoint, optimiser: Optimiser | None = None) -> Tensor:
+    """Train ``params`` on the lesson by the readout's loss; the mean of the readings, differentiable into all of the lesson, a scalar.
 
     Memory: that of the adjoint. Time: T inner steps (with ``backward``: there and back).
     """
     x, y, lr, momentum = lesson
-    _, readings = sgd(learner_loss(learner), params, (x, y), lr, momentum, adjoint, readout)
+    _, readings = sgd(readout.loss, params, (x, y), lr, momentum, adjoint, readout, optimiser)
     return readings.mean()
 
 
@@ -67,11 +97,15 @@ def add_meta_gradient(lesson: Lesson, losses: Sequence[Callable[[Lesson], Tensor
     return total
 
 
-def curriculum_of(teacher: Teacher, data: Dataset, provenance: dict[str, Any], seed: int = 0) -> Curriculum:
-    """What the teacher teaches now (where it varies: to the learner with that seed), on its own device."""
+def curriculum_of(
+    teacher: Teacher, data: Dataset, provenance: dict[str, Any], seed: int = 0, state: dict[str, Tensor] | None = None
+) -> Curriculum:
+    """What the teacher teaches now, or would in another ``state``; where it varies, to the learner with that seed. On its own device."""
     with torch.no_grad():
-        x, y, lr, momentum = (part.detach() for part in teacher(seed))
-    return Curriculum(x, y, lr, momentum, data.class_names, data.mean, data.std, provenance)
+        x, y, lr, momentum = torch.func.functional_call(teacher, state or {}, (seed,))
+    return Curriculum(
+        x.detach(), y, lr.detach(), momentum.detach(), data.class_names, data.mean, data.std, provenance, teacher.config.optimiser
+    )
 
 
 def estimated_bytes(config: RunConfig, data: Dataset, teacher: Teacher, learner: Learner) -> dict[str, int]:
@@ -80,8 +114,10 @@ def estimated_bytes(config: RunConfig, data: Dataset, teacher: Teacher, learner:
     params = learner.init(0, device=data.train.x.device)
     x, y = data.train.x[:B], data.train.y[:B]
     weights = sum(p.numel() for p in params.values())
-    activations = saved_bytes(lambda: learner_loss(learner)(params, (x, y)), list(params.values()))
+    activations = saved_bytes(lambda: LearnerLoss(learner)(params, (x, y)), list(params.values()))
     return {
-        "adjoint": config.meta.make_adjoint().memory_bytes(T, weights, activations, 4, config.teacher.momentum),
+        "adjoint": config.meta.make_adjoint().memory_bytes(
+            T, weights, activations, 4, config.teacher.momentum, NAMES[config.teacher.optimiser]
+        ),
         "teacher": saved_bytes(teacher.images, []),
     }

@@ -19,7 +19,7 @@ import torch
 from minigtn import check, cli, load_curriculum, meta
 from minigtn.cli import COMMANDS, main
 from minigtn.config import PRESETS, RunConfig, from_dict
-from minigtn.files import RUN_FILES, read_metrics
+from minigtn.files import RUN_FILES, read_json, read_metrics
 from tiny import TINY, flags, tiny, train
 
 FOLDER = {*RUN_FILES, "tensorboard"}
@@ -214,8 +214,8 @@ def test_flags_start_from_the_preset(capsys: pytest.CaptureFixture[str]) -> None
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ("trian", "minigtn: there is no command 'trian'; the commands are train, evaluate, report, export, check"),
-        ("train --preset nope", "minigtn: there is no preset 'nope'; the presets are digits, mnist-small"),
+        ("trian", "minigtn: there is no command 'trian'; the commands are train, evaluate, transfer, ablate, report, export, check, nas"),
+        ("train --preset nope", "minigtn: there is no preset 'nope'; the presets are tiny, digits, mnist-small"),
         ("train --preset", "Missing value for argument '--preset'"),
         ("train --learning-rate 3", "Unrecognized options: --learning-rate"),
         ("train --seed x", "Error parsing --seed: invalid literal"),
@@ -300,3 +300,52 @@ def test_the_program_works_from_any_folder(program: list[str], trained: Path, tm
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("x.npz (0.")
+
+
+# ---- the other rooms ----
+
+
+def test_evaluate_starts_from_the_runs_own_settings(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = read_json(run / "result.json")
+    assert call("evaluate", str(run), "--evaluation.learners", "3", "--device", "cpu") == 0
+    after = read_json(run / "result.json")
+    assert after["n_learners"] == 3
+    assert after["config"]["evaluation"] == before["config"]["evaluation"] | {"learners": 3}
+    assert after["real_arm"]["tuning"] == before["real_arm"]["tuning"]
+
+
+def test_transfer_judges_a_run_on_other_learners(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("transfer", str(run), "--learners", "base", "perceptron", "--more", "2", "--device", "cpu") == 0
+    printed = capsys.readouterr().out
+    assert "base" in printed
+    assert "perceptron" in printed
+    assert read_json(run / "transfer.json")["more_steps"] == 6
+
+
+def test_ablations_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--preset", "tiny", "--meta.outer-steps", "2", "--seeds", "2", "--device", "cpu", "--out", str(tmp_path / "a")]
+    assert call("ablate", "labels", *words) == 0
+    assert "labels: Are soft labels worth it?" in capsys.readouterr().out
+    assert (tmp_path / "a" / "labels.png").exists()
+    assert "given colour" in refusal(capsys, "ablate", "colour", *words)
+
+
+def test_nas_has_commands_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("nas") == 2
+    assert {"search", "rank", "train"} <= set(capsys.readouterr().out.split())
+    assert "there is no command 'hunt'; the commands are search, rank, train" in refusal(capsys, "nas", "hunt")
+    for command in ("search", "rank", "train"):
+        assert call("nas", command, "--help") == 0
+        assert "--data-dir" in capsys.readouterr().out
+
+
+def test_nas_train_and_rank_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    common = ["--dataset", "digits", "--device", "cpu"]
+    words = ["--arch", "00000000", "--space", "nas-bench-macro", "--epochs", "1", "--cutout", "2", "--out", str(tmp_path / "final")]
+    assert call("nas", "train", *common, *words) == 0
+    assert "test accuracy" in capsys.readouterr().out
+    table = tmp_path / "table.csv"
+    table.write_text("arch,accuracy\n" + "".join(f"0000000{i},{90 + i}\n" for i in range(3)) + "00000010,91.5\n00000020,93.5\n")
+    words = ["--estimators", "params", "flops", "--networks", "0", "--bootstrap", "10", "--out", str(tmp_path / "rank")]
+    assert call("nas", "rank", str(table), *common, *words) == 0
+    assert (tmp_path / "rank" / "report.html").exists()

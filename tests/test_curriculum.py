@@ -17,6 +17,7 @@ from torch import Tensor, nn
 import minigtn
 from minigtn import Curriculum, load_curriculum, teach
 from minigtn import curriculum as module_under_test
+from minigtn.optimisers import NAMES
 
 
 def make(steps: int = 4, classes: int = 3, dtype: torch.dtype = torch.float32, momentum: tuple[float, ...] | None = None) -> Curriculum:
@@ -36,6 +37,14 @@ def classifier(classes: int = 3) -> nn.Sequential:
 
 
 # ---- the file ----
+
+
+@pytest.mark.parametrize("optimiser", ["sgd", "adam"])
+def test_a_file_knows_its_optimiser(tmp_path: Path, optimiser: str) -> None:
+    dataclasses.replace(make(), optimiser=optimiser).save(tmp_path / "c.safetensors")
+    assert load_curriculum(tmp_path / "c.safetensors").optimiser == optimiser
+    with pytest.raises(ValueError, match="a curriculum's optimiser is one of sgd, adam, rmsprop, not 'lion'"):
+        dataclasses.replace(make(), optimiser="lion")
 
 
 def test_a_float32_file_gives_back_every_bit(tmp_path: Path) -> None:
@@ -166,14 +175,20 @@ def test_standardise_brings_images_into_the_curriculums_units() -> None:
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
 @pytest.mark.parametrize("momentum", [None, (0.9, 0.0, 0.5, 0.9), (0.0, 0.9, 0.9, 0.0)])
-def test_teach_takes_the_steps_of_sgd(dtype: torch.dtype, tolerance: float, momentum: tuple[float, ...] | None) -> None:
+@pytest.mark.parametrize("optimiser", ["sgd", "adam", "rmsprop"])
+def test_teach_takes_the_steps_of_the_inner_loop(
+    dtype: torch.dtype, tolerance: float, momentum: tuple[float, ...] | None, optimiser: str
+) -> None:
     curriculum, module = make(dtype=dtype, momentum=momentum), classifier().to(dtype)
+    if optimiser != "sgd":
+        curriculum, tolerance = dataclasses.replace(curriculum, optimiser=optimiser, lr=curriculum.lr / 10), 10 * tolerance
     start = {name: p.detach().clone() for name, p in module.named_parameters()}
 
     def loss(params: dict[str, Tensor], batch: list[Tensor]) -> Tensor:
         return F.cross_entropy(torch.func.functional_call(module, params, (batch[0],)), batch[1])
 
-    trained = minigtn.sgd(loss, start, (curriculum.x, curriculum.y), curriculum.lr, curriculum.momentum)
+    parts = (curriculum.x, curriculum.y), curriculum.lr, curriculum.momentum
+    trained = minigtn.sgd(loss, start, *parts, optimiser=NAMES[optimiser])
     assert teach(module, curriculum) is module
     for name, p in module.named_parameters():
         torch.testing.assert_close(p.detach(), trained[name].detach(), rtol=tolerance, atol=tolerance)

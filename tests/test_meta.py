@@ -21,7 +21,7 @@ from minigtn.files import read_metrics
 from minigtn.learners import Learner
 from minigtn.meta import MetaTraining, MetaTrainingDiverged
 from minigtn.meta_gradient import estimated_bytes, meta_loss, real_readout
-from minigtn.teacher import Teacher
+from minigtn.teacher import VARIANTS, Teacher, variant
 from tiny import LEARNER, META, TEACHER, TINY, tiny
 
 
@@ -48,7 +48,9 @@ def test_meta_gradient_is_that_of_finite_differences(digits: Dataset, name: str)
     teacher = Teacher(TEACHER, digits.image_shape, 10, 7, torch.float64)
     learner = Learner(LEARNER, digits.image_shape, 10)
     params = learner.init(1, dtype=torch.float64)
-    readout = real_readout(learner, Split(digits.train.x.double(), digits.train.y), dataclasses.replace(META, readout_every=2), 3, seed=2)
+    readout = real_readout(
+        learner, Split(digits.train.x.double(), digits.train.y), dataclasses.replace(META, readout_every=2), 3, seeds=[2]
+    )
     parameter = dict(teacher.named_parameters())[name]
     direction = torch.randn_like(parameter)
     direction /= direction.norm()
@@ -56,16 +58,80 @@ def test_meta_gradient_is_that_of_finite_differences(digits: Dataset, name: str)
     def loss_at(step: float) -> float:
         with torch.no_grad():
             parameter.add_(step * direction)
-            value = meta_loss(teacher(), learner, params, readout, Checkpointed()).item()
+            value = meta_loss(teacher(), params, readout, Checkpointed()).item()
             parameter.sub_(step * direction)
         return value
 
-    meta_loss(teacher(), learner, params, readout, Checkpointed()).backward()
+    meta_loss(teacher(), params, readout, Checkpointed()).backward()
     slope = (parameter.grad * direction).sum().item()
     step = 1e-5
     difference = (8 * (loss_at(step) - loss_at(-step)) - loss_at(2 * step) + loss_at(-2 * step)) / (12 * step)
     assert abs(slope) > 1e-5
     assert slope == pytest.approx(difference, rel=1e-5)
+
+
+@pytest.mark.parametrize("settings", [{}, {"optimiser": "adam", "lr": 0.003}, {"images": "pixels"}])
+def test_learners_in_one_pass_give_the_mean_of_their_meta_gradients(
+    digits: Dataset, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = Split(digits.train.x.double(), digits.train.y)
+    config = dataclasses.replace(tiny(learners=3, clip_norm=0.0), teacher=dataclasses.replace(TEACHER, **settings))
+    gradients = []
+    for most in (32, 2, 1):
+        monkeypatch.setattr(meta, "most_together", lambda device, most=most: most)
+        training = MetaTraining(config, dataclasses.replace(digits, train=train))
+        record = training.outer_step()
+        gradients.append(
+            torch.cat([torch.tensor([record["meta_loss"]]).double(), *(p.grad.flatten() for p in training.teacher.parameters())])
+        )
+    torch.testing.assert_close(gradients[0], gradients[2], rtol=1e-8, atol=1e-12)
+    torch.testing.assert_close(gradients[1], gradients[2], rtol=1e-8, atol=1e-12)
+    fewer = MetaTraining(dataclasses.replace(config, meta=dataclasses.replace(config.meta, learners=2)), digits)
+    assert abs(fewer.outer_step()["meta_loss"] - gradients[0][0].item()) > 1e-4
+
+
+def test_sampled_learners_have_architectures_of_their_own(digits: Dataset) -> None:
+    training = MetaTraining(tiny(learners=4, sample_learners=True), digits)
+    assert len({training.learner_for(seed).config for seed in range(20)}) > 5
+    assert math.isfinite(training.outer_step()["grad_norm"])
+    assert 0 <= training.validate() <= 1
+    assert MetaTraining(tiny(), digits).learner_for(3).config == LEARNER
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_curriculum_variant_is_meta_trained(digits: Dataset, name: str) -> None:
+    config = dataclasses.replace(tiny(outer_steps=2, learners=2), teacher=variant(TEACHER, name))
+    training = MetaTraining(config, digits)
+    before = training.teacher.lr().detach()
+    for _ in range(2):
+        assert training.outer_step()["skipped"] == 0
+    assert not training.teacher.lr().equal(before)
+    assert 0 <= training.validate() <= 1
+    curricula = [training.curriculum_for(seed).x for seed in (1, 2)]
+    assert curricula[0].equal(curricula[1]) != config.teacher.varies
+    assert training.result().x.shape == (3, 10, 1, 8, 8)
+
+
+def test_graphs_change_no_bit(digits: Dataset) -> None:
+    states = []
+    for graphs in (False, True):
+        training = MetaTraining(tiny(graphs=graphs), digits)
+        training.outer_step()
+        training.outer_step()
+        states.append(training.teacher.state_dict())
+    assert all(states[0][name].equal(states[1][name]) for name in states[0])
+    assert training.adjoint._captured.captures == 1
+
+
+def test_bfloat16_learners_give_nearly_the_same_meta_gradient(digits: Dataset) -> None:
+    gradients = {}
+    for precision in ("float32", "bfloat16"):
+        training = MetaTraining(tiny(precision=precision, clip_norm=0.0), digits)
+        training.outer_step()
+        gradients[precision] = torch.cat([p.grad.flatten() for p in training.teacher.parameters()])
+        assert gradients[precision].dtype == torch.float32
+    difference = (gradients["bfloat16"] - gradients["float32"]).norm() / gradients["float32"].norm()
+    assert 1e-4 < difference < 0.2
 
 
 def test_every_adjoint_gives_the_same_first_meta_gradient(digits: Dataset) -> None:
@@ -82,12 +148,12 @@ def test_every_adjoint_gives_the_same_first_meta_gradient(digits: Dataset) -> No
 @pytest.mark.parametrize(("every", "readings"), [(1, 5), (2, 3), (5, 1), (0, 1)])
 def test_readings_of_the_meta_loss(digits: Dataset, every: int, readings: int) -> None:
     learner = Learner(LEARNER, digits.image_shape, 10)
-    readout = real_readout(learner, digits.train, dataclasses.replace(META, readout_every=every), 5, seed=0)
+    readout = real_readout(learner, digits.train, dataclasses.replace(META, readout_every=every), 5, seeds=[0])
     x, y = readout.batches
     assert x.shape == (readings, 32, 1, 8, 8)
     assert y.shape == (readings, 32)
     teacher = Teacher(dataclasses.replace(TEACHER, inner_steps=5), digits.image_shape, 10, 0)
-    meta_loss(teacher(), learner, learner.init(0), readout, Unrolled()).backward()
+    meta_loss(teacher(), learner.init(0), readout, Unrolled()).backward()
     assert teacher.z.grad[0].norm() > 0
 
 

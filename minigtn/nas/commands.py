@@ -1,0 +1,87 @@
+"""``minigtn nas search | rank | train``: thin commands over this package; flags come from its config dataclasses."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from minigtn import data
+from minigtn.devices import Device, choose
+from minigtn.nas import rank, search, train
+from minigtn.nas.estimators import EstimatorConfig
+
+DATASETS = Annotated[str, tyro.conf.arg(metavar="{digits,mnist,fashion-mnist,cifar10}")]
+
+
+@dataclass(frozen=True)
+class _Common:
+    dataset: DATASETS = "cifar10"
+    """Real data; everything but digits is downloaded once, unless --data-dir or MINIGTN_DATA names a folder."""
+    data_dir: Path | None = None
+    """Folder with the data set's official files."""
+    device: Device = "auto"
+    """Where to compute; auto takes CUDA if there is one."""
+    threads: int = 1
+    """CPU threads of every worker."""
+
+    def load(self) -> data.Dataset:
+        device = choose(self.device, self.threads)
+        return data.load(self.dataset, self.data_dir).to(device)
+
+
+def _flags(cls: type) -> Any:
+    """A config whose settings are flags without a prefix."""
+    return Annotated[cls, tyro.conf.arg(name="")]
+
+
+@dataclass(frozen=True)
+class Search(_Common):
+    """Search a space on an Optuna study; any number of hosts share it, and the same command goes on with it."""
+
+    search: _flags(search.Search) = dataclasses.field(default_factory=search.Search)  # type: ignore[valid-type]
+    estimator_config: Annotated[EstimatorConfig, tyro.conf.arg(name="estimate")] = dataclasses.field(default_factory=EstimatorConfig)
+    show: int = 10
+    """Best architectures to print."""
+
+    def run(self) -> None:
+        found = search.search(self.search, self.estimator_config, self.load())
+        for arch, score in found.ranking[: self.show]:
+            print(f"{score:12.4f}  {arch}")
+        for error, times in found.failures.items():
+            print(f"{times} failed: {error}")
+
+
+@dataclass(frozen=True)
+class Rank(_Common):
+    """Score networks of a published table with every estimator; tables and figures say how well each ranks, and what it costs."""
+
+    table: tyro.conf.Positional[Path] = tyro.MISSING
+    """CSV file with the columns arch and accuracy (or --truth)."""
+    rank: _flags(rank.Rank) = dataclasses.field(default_factory=rank.Rank)  # type: ignore[valid-type]
+    estimator_config: Annotated[EstimatorConfig, tyro.conf.arg(name="estimate")] = dataclasses.field(default_factory=EstimatorConfig)
+    out: Path = Path("runs/rank")
+    """Folder; what is scored there already is not scored again."""
+
+    def run(self) -> None:
+        rank.rank(self.rank, self.estimator_config, self.load(), self.table, self.out)
+        print(f"report: {self.out / 'report.html'}")
+
+
+@dataclass(frozen=True)
+class Train(_Common):
+    """Train an architecture on real data, the paper's final training; the same command goes on from the last whole epoch."""
+
+    final: _flags(train.FinalConfig) = tyro.MISSING  # type: ignore[valid-type]
+    out: Path = Path("runs/final")
+    """The training's folder."""
+
+    def run(self) -> None:
+        result = train.final_training(self.final, self.load(), self.out)
+        print(f"test accuracy {result['test_accuracy']:.2%} after {self.final.epochs} epochs; {self.out}")
+
+
+COMMANDS: dict[str, type] = {"search": Search, "rank": Rank, "train": Train}

@@ -1,0 +1,283 @@
+"""Cheap guesses at how good a network will be once it is trained: each estimator is a column of one table, higher is better.
+
+    network = Network("012012012"[:8], spaces.get("nas-bench-macro"), data, seed=0)
+    make("gtn", EstimatorConfig(curriculum="runs/cifar"), network.space, data, seed=0).score(network)
+
+| name | what it measures | source |
+| --- | --- | --- |
+| gtn | validation accuracy after the curriculum's steps | Such et al. 2019 (arXiv 1912.07768) |
+| real, real-Nx | validation accuracy after as many (N times as many) steps on real data, tuned; tse beside it | the same |
+| tse, tse-Nx | minus the sum of those steps' training losses; reads no validation data | Ru et al. 2021 (arXiv 2006.04492) |
+| params, flops | parameters, multiply-adds | |
+| synflow | flow of a network of absolute weights | Tanaka et al. 2020 (arXiv 2006.05467), Abdelfattah et al. 2021 (2101.08134) |
+| naswot | how differently images switch the ReLUs of the untrained network | Mellor et al. 2021 (arXiv 2006.04647) |
+
+A vote (mean rank) is taken over a finished table: :mod:`minigtn.nas.rank`. Every network starts from the same seed, sees the same real
+batches, and normalises with the statistics of its batch, in training and in evaluation: few steps are too few for running averages.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from minigtn.config import seed_for
+from minigtn.curriculum import Curriculum, load_curriculum, teach
+from minigtn.data import Dataset
+from minigtn.nas.zero_cost import naswot, synflow
+
+NAMES = ("gtn", "real", "tse", "params", "flops", "synflow", "naswot")
+SCORING, TUNED_NETWORKS = 101, 102  # purposes of seeds, beside those in minigtn.config
+
+
+@dataclass(frozen=True)
+class EstimatorConfig:
+    """How networks are estimated."""
+
+    curriculum: str = ""
+    """For gtn: a run's folder, a curriculum file, or the name of one that comes with the package."""
+    steps: int = 0
+    """Steps of gtn (the curriculum's first ones) and of real data; 0: all that the curriculum has."""
+    batch_size: int = 0
+    """Real images per step; 0: as many as the curriculum has."""
+    valid_images: int = 1000
+    """Validation images, the first ones, whose accuracy is the score."""
+    valid_batch: int = 500
+    """Images that are evaluated at once and share their batch statistics; halved where memory runs out."""
+    probe_images: int = 64
+    """Training images that naswot looks at."""
+    real_lrs: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3)
+    """Learning rates tried for real data."""
+    real_momenta: tuple[float, ...] = (0.5, 0.9)
+    """Momenta tried with each of them."""
+    tuning_networks: int = 3
+    """Networks whose mean validation accuracy chooses among those; they are drawn for this alone."""
+
+    def __post_init__(self) -> None:
+        least_of = {"steps": 0, "batch_size": 0, "valid_images": 1, "valid_batch": 1, "probe_images": 2, "tuning_networks": 1}
+        for name, least in least_of.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, but it is {getattr(self, name)}")
+        if not self.real_lrs or min(self.real_lrs) <= 0 or not all(map(math.isfinite, self.real_lrs)):
+            raise ValueError(f"real_lrs must be positive numbers, at least one, but they are {self.real_lrs}")
+        if not self.real_momenta or not all(0 <= momentum < 1 for momentum in self.real_momenta):
+            raise ValueError(f"real_momenta must be numbers in [0, 1), at least one, but they are {self.real_momenta}")
+
+
+class Score(NamedTuple):
+    """What an estimator says of a network, higher is better (NaN or infinite where it failed), and the seconds it took."""
+
+    value: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Network:
+    """An architecture with all that it can be judged by; the same fields give the same scores, on the same device and threads."""
+
+    arch: str
+    space: Any
+    data: Dataset
+    seed: int
+    valid_images: int = 1000
+    valid_batch: int = 500
+
+    @property
+    def device(self) -> torch.device:
+        """Where the data are, and where the network is trained."""
+        return self.data.train.x.device
+
+    @contextmanager
+    def built(self) -> Iterator[nn.Module]:
+        """The freshly initialised module on :attr:`device`, in training mode; randomness inside follows from the seed alone."""
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(seed_for(self.seed, SCORING, 0))
+            channels = self.data.image_shape[0]
+            module = self.space.build(self.arch, n_classes=self.data.n_classes, in_channels=channels, running_stats=False)
+            yield module.to(self.device).train()
+
+    def batch(self, step: int, size: int) -> tuple[Tensor, Tensor]:
+        """Real training images (size, C, H, W) and labels (size,), drawn at random; the same for every network."""
+        rng = torch.Generator().manual_seed(seed_for(self.seed, SCORING, step + 1))
+        index = torch.randint(len(self.data.train), (size,), generator=rng).to(self.device)
+        return self.data.train.x[index], self.data.train.y[index]
+
+    @torch.no_grad()
+    def accuracy(self, module: nn.Module) -> float:
+        """Fraction of the validation images that is classified correctly; NaN where a logit is not finite. Test data are never read."""
+        images, labels = (part[: self.valid_images] for part in (self.data.valid.x, self.data.valid.y))
+        module.eval()
+        hits = torch.zeros((), device=self.device)
+        for x, y in zip(images.split(self.valid_batch), labels.split(self.valid_batch), strict=True):
+            logits = module(x)
+            hits += torch.where(torch.isfinite(logits).all(), (logits.argmax(1) == y).sum(), torch.nan)
+        return hits.item() / len(labels)
+
+
+class Estimator(Protocol):
+    """One way to guess; it may fill several columns of the table from one training run."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of what :meth:`score` returns; a search maximises the first."""
+        ...
+
+    def score(self, network: Network) -> dict[str, Score]:
+        """A score for each column. Deterministic: the same network gives the same values."""
+        ...
+
+
+@dataclass(frozen=True)
+class Taught:
+    """Validation accuracy after the steps of a curriculum. Cost: those T training steps, and the validation images once."""
+
+    curriculum: Curriculum
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (f"gtn-{len(self.curriculum.x)}",)
+
+    def score(self, network: Network) -> dict[str, Score]:
+        clock = _clock(network.device)
+        with network.built() as module:
+            teach(module, self.curriculum.to(network.device))
+            return {self.columns[0]: Score(network.accuracy(module), clock())}
+
+
+@dataclass(frozen=True)
+class Real:
+    """T steps of SGD on real batches, without augmentation, at one learning rate and momentum for all networks.
+
+    Columns: validation accuracy, and minus the sum of the training losses; only the latter without ``validate``. ``tuning`` says how lr
+    and momentum were found and what that cost. Cost: T training steps, and the validation images once.
+    """
+
+    steps: int
+    batch_size: int
+    lr: float
+    momentum: float
+    validate: bool = True
+    tuning: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (f"real-{self.steps}", f"tse-{self.steps}") if self.validate else (f"tse-{self.steps}",)
+
+    def score(self, network: Network) -> dict[str, Score]:
+        clock = _clock(network.device)
+        with network.built() as module:
+            optimiser = torch.optim.SGD(module.parameters(), lr=self.lr, momentum=self.momentum)
+            total = torch.zeros((), device=network.device)
+            for step in range(self.steps):
+                x, y = network.batch(step, self.batch_size)
+                loss = F.cross_entropy(module(x), y)
+                optimiser.zero_grad()
+                loss.backward()
+                optimiser.step()
+                total += loss.detach()
+            losses = Score(-total.item(), clock())
+            if not self.validate:
+                return {self.columns[0]: losses}
+            return dict(zip(self.columns, (Score(network.accuracy(module), clock()), losses), strict=True))
+
+
+@dataclass(frozen=True)
+class Free:
+    """A score without training, by a function of the network. Cost: for params and flops, a count; otherwise a pass or two."""
+
+    name: Literal["params", "flops", "synflow", "naswot"]
+    probe_images: int = 64
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (self.name,)
+
+    def score(self, network: Network) -> dict[str, Score]:
+        clock = _clock(network.device)
+        if self.name in ("params", "flops"):
+            value = float(getattr(network.space, self.name)(network.arch))
+        else:
+            images, _ = network.batch(0, self.probe_images)
+            with network.built() as module:
+                value = synflow(module, images[:1]) if self.name == "synflow" else naswot(module, images)
+        return {self.name: Score(value, clock())}
+
+
+def make(name: str, config: EstimatorConfig, space: Any, data: Dataset, seed: int, tuning: dict[str, Any] | None = None) -> Estimator:
+    """The estimator called ``name``; see the table above.
+
+    ``tuning``: what an earlier ``Real.tuning`` held, so that real data are not tuned again (minutes to hours: settings * networks * steps).
+    Raises ValueError in one sentence for an unknown name, a missing curriculum, or one that does not fit the data.
+    """
+    match = re.fullmatch(r"(\w+?)(?:-(\d+)x)?", name)
+    kind, times = (match[1], int(match[2] or 1)) if match else ("", 0)
+    if kind not in NAMES or times < 1 or (match and match[2] and kind not in ("real", "tse")):
+        raise ValueError(f"there is no estimator {name!r}; there are {', '.join(NAMES)}, and real-Nx and tse-Nx for N times the steps")
+    if kind in ("params", "flops", "synflow", "naswot"):
+        return Free(kind, config.probe_images)  # type: ignore[arg-type]
+    curriculum = load_curriculum(config.curriculum) if config.curriculum else None
+    if kind == "gtn":
+        if curriculum is None:
+            raise ValueError("gtn needs a curriculum: a run's folder, a curriculum file, or the name of one that comes with the package")
+        return Taught(_first_steps(curriculum, config.steps, data))
+    steps, batch_size = config.steps, config.batch_size
+    if curriculum is not None:
+        steps, batch_size = steps or len(curriculum.x), batch_size or curriculum.x.shape[1]
+    if not steps or not batch_size:
+        raise ValueError(f"{name} needs a number of steps and a batch size, or a curriculum to take them from")
+    real = Real(times * steps, batch_size, 0.0, 0.0)
+    tuning = tune(real, config, space, data, seed) if tuning is None else tuning
+    return replace(real, lr=tuning["lr"], momentum=tuning["momentum"], validate=kind == "real", tuning=tuning)
+
+
+def tune(real: Real, config: EstimatorConfig, space: Any, data: Dataset, seed: int) -> dict[str, Any]:
+    """Mean validation accuracy of a few networks for every (lr, momentum) of the grid, the best chosen; what diverges counts as 0."""
+    clock = _clock(data.train.x.device)
+    archs = [space.sample(seed_for(seed, TUNED_NETWORKS, i)) for i in range(config.tuning_networks)]
+    networks = [Network(arch, space, data, seed, config.valid_images, config.valid_batch) for arch in archs]
+    grid, tried = list(itertools.product(config.real_lrs, config.real_momenta)), []
+    for lr, momentum in tqdm(grid, desc=f"tune {real.columns[0]}", unit="setting", leave=False):
+        values = [replace(real, lr=lr, momentum=momentum).score(network)[real.columns[0]].value for network in networks]
+        mean = sum(value if math.isfinite(value) else 0.0 for value in values) / len(values)
+        tried.append({"lr": lr, "momentum": momentum, "valid_accuracy": mean})
+    best: dict[str, Any] = max(tried, key=lambda setting: setting["valid_accuracy"])
+    edges = (best["lr"], min(config.real_lrs)), (best["lr"], max(config.real_lrs)), (best["momentum"], max(config.real_momenta))
+    at_edge = any(value == edge for value, edge in edges)
+    return {**best, "at_edge_of_grid": at_edge, "networks": archs, "tried": tried, "seconds": round(clock(), 3)}
+
+
+def _first_steps(curriculum: Curriculum, steps: int, data: Dataset) -> Curriculum:
+    T, shape, classes = len(curriculum.x), tuple(curriculum.x.shape[2:]), len(curriculum.class_names)
+    if (shape, classes) != (data.image_shape, data.n_classes):
+        raise ValueError(
+            f"the curriculum teaches {classes} classes of {shape} images, but {data.name} has {data.n_classes} of {data.image_shape}; "
+            "give a curriculum made for these data"
+        )
+    if steps > T:
+        raise ValueError(f"the curriculum has {T} steps, so gtn cannot take {steps}; give at most {T}, or 0 for all")
+    k = steps or T
+    first = {name: getattr(curriculum, name)[:k].clone() for name in ("x", "y", "lr", "momentum")}
+    return replace(curriculum, **first)
+
+
+def _clock(device: torch.device) -> Callable[[], float]:
+    """A function that returns the seconds since now, all work on the device done."""
+
+    def now() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter()
+
+    start = now()
+    return lambda: now() - start

@@ -1,0 +1,202 @@
+"""The rank report: one page, no script, no request to anywhere, drawn from a folder that :func:`minigtn.nas.rank.rank` filled.
+
+    page = report.write(Path("runs/rank"))
+
+Matplotlib is imported when something is drawn, not with the package.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minigtn.figures import FIGURE, PALETTES
+from minigtn.files import read_json, write_atomically
+from minigtn.nas.rank import read_scores
+from minigtn.report import CSS, _card, _note, _table, _uri
+
+RASTER = 1000  # points from which a scatter plot is pixels inside the SVG
+PARTS = {"all": "all networks", "better_half": "the better half"}
+OWN_CSS = """
+.ranks td, .ranks th { padding: 5px 10px; text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
+.ranks th:first-child { text-align: left; position: sticky; left: 0; background: var(--card) } .ranks td { vertical-align: top }
+.ranks tr { border-bottom: 1px solid var(--line) } .ranks small { display: block; color: var(--soft) }
+"""
+
+
+def write(folder: Path) -> Path:
+    """Draw ``report.html`` from the folder's ``rank.json``, ``scores.jsonl`` and ``config.json``, atomically; return its path.
+
+    Cost: seconds. The same files give the same bytes. Raises FileNotFoundError without a rank.json, ValueError for an unreadable file.
+    """
+    result, saved = read_json(folder / "rank.json"), read_json(folder / "config.json")
+    tuning = read_json(folder / "tuning.json") if (folder / "tuning.json").exists() else {}
+    rows = read_scores(folder, result["archs"])
+    page = folder / "report.html"
+    write_atomically(page, _page(folder.resolve().name, result, saved, tuning, rows))
+    return page
+
+
+def _page(name: str, result: dict[str, Any], saved: dict[str, Any], tuning: dict[str, Any], rows: list[dict[str, Any]]) -> str:
+    light, dark = ("".join(f"--{key}: {colour}; " for key, colour in PALETTES[theme].items()) for theme in ("light", "dark"))
+    themes = f":root {{ color-scheme: light dark; {light}}} @media (prefers-color-scheme: dark) {{ :root {{ {dark}}} }}"
+    space = result["config"]["space"]
+    body = _header(result, saved) + "".join(_ranks(result, part) for part in PARTS)
+    body += f'<div class="grid">{_cost(result)}{"".join(_scatter(column, result, rows) for column in _by_spearman(result))}</div>'
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<title>{escape(space)}, {escape(name)} | minigtn</title><link rel="icon" href="data:,">
+<style>{themes}{CSS}{OWN_CSS}</style></head>
+<body><main>{body}{_settings(result, saved, tuning)}</main></body></html>
+"""
+
+
+def _header(result: dict[str, Any], saved: dict[str, Any]) -> str:
+    intro = f"{result['networks']:,} networks drawn from the published table, whose column {result['truth']} is the truth; estimates made "
+    intro += (
+        f"with {saved['dataset']} on {saved['device']}. The better half: the {result['better_half']:,} networks with the highest truth."
+    )
+    lost = {name: column["not_finite"] for name, column in result["columns"].items() if column["not_finite"]}
+    note = "Scores that were not finite rank last: " + ", ".join(f"{n} of {name}" for name, n in lost.items()) + "." if lost else ""
+    title = f"Ranking {escape(result['config']['space'])}"
+    return f"<header><h1>{title}</h1><p>{escape(intro)}</p>{_note(note)}</header>"
+
+
+def _by_spearman(result: dict[str, Any]) -> list[str]:
+    """Columns, the best first; those without a correlation last."""
+    return sorted(result["columns"], key=lambda name: -_or(result["columns"][name]["all"]["spearman"]["value"], -2.0))
+
+
+def _ranks(result: dict[str, Any], part: str) -> str:
+    heads = ("estimator", "s per network", "Spearman", "Kendall", "precision@10 %", "regret, points")
+    table = "<tr>" + "".join(f'<th scope="col">{head}</th>' for head in heads) + "</tr>"
+    for name in _by_spearman(result):
+        column = result["columns"][name]
+        table += f'<tr><th scope="row">{escape(name)}</th><td>{_seconds(column["seconds"]["mean"])}</td>'
+        for measure, form in (("spearman", "{:.3f}"), ("kendall", "{:.3f}"), ("precision", "{:.0%}"), ("regret", "{:.2f}")):
+            table += _cell(column[part][measure], form)
+        table += "</tr>"
+    caption = (
+        f"95 % intervals: bootstrap over networks, {result['bootstrap']:,} resamples. Regret: the best network's truth minus that of the "
+    )
+    caption += "network with the best estimate."
+    caption += f" vote: mean rank of {', '.join(result['vote'])}." if "vote" in result["columns"] else ""
+    n = result["networks"] if part == "all" else result["better_half"]
+    body = f'<div class="scroll" tabindex="0"><table class="ranks">{table}</table></div>'
+    return _card(f"On {PARTS[part]}, n = {n:,}", body, caption)
+
+
+def _cell(measure: dict[str, float | None], form: str) -> str:
+    value, low, high = (measure[name] for name in ("value", "low", "high"))
+    if value is None:
+        return "<td>not defined<small>all alike</small></td>"
+    spread = f"<small>{_number(low, form)} to {_number(high, form)}</small>" if low is not None and high is not None else ""
+    return f"<td>{_number(value, form)}{spread}</td>"
+
+
+def _cost(result: dict[str, Any]) -> str:
+    drawn = [name for name in _by_spearman(result) if result["columns"][name]["all"]["spearman"]["value"] is not None]
+
+    def draw(axes: Any, palette: dict[str, str]) -> None:
+        for name in drawn:
+            column = result["columns"][name]
+            x, y = max(column["seconds"]["mean"], 1e-6), column["all"]["spearman"]
+            colour = palette["taught" if name.startswith("gtn") else "real" if name.startswith(("real", "tse")) else "soft"]
+            low, high = (_or(y[side], y["value"]) for side in ("low", "high"))
+            axes.plot([x, x], [low, high], color=colour, linewidth=1.5)
+            axes.plot(x, y["value"], "o", color=colour)
+            axes.annotate(name, (x, y["value"]), xytext=(6, 4), textcoords="offset points", color=palette["ink"], fontsize=9)
+        axes.set_xscale("log")
+        axes.margins(x=0.18)
+        axes.set_xlabel("seconds per network")
+        axes.set_ylabel("Spearman, all networks")
+
+    caption = "What an estimate costs against how well it ranks; bars are 95 % intervals. Up and to the left is better. "
+    return _figure(
+        "Cost and correlation", draw, "Spearman against seconds per network", caption + "Tuning of real data is not in the seconds."
+    )
+
+
+def _scatter(column: str, result: dict[str, Any], rows: list[dict[str, Any]]) -> str:
+    if column == "vote":
+        return ""
+    pairs = [(row["scores"][column], row["truth"]) for row in rows if row["scores"].get(column) is not None]
+    if not pairs:
+        return ""
+    x, y = np.array(pairs).T
+    better = y >= sorted(row["truth"] for row in rows)[-result["better_half"]]
+
+    def draw(axes: Any, palette: dict[str, str]) -> None:
+        for mask, colour in ((~better, "soft"), (better, "taught")):
+            axes.scatter(x[mask], y[mask], s=12, alpha=0.6, linewidths=0, color=palette[colour], rasterized=len(x) > RASTER)
+        axes.set_xlabel(f"score, {column}")
+        axes.set_ylabel(result["truth"])
+        axes.locator_params(axis="x", nbins=5)
+
+    all_, half = (result["columns"][column][part]["spearman"]["value"] for part in PARTS)
+    caption = f"Spearman {_number(all_, '{:.3f}')} on all networks, {_number(half, '{:.3f}')} on the better half (coloured)."
+    return _figure(column, draw, f"{result['truth']} against the score of {column}", caption)
+
+
+def _settings(result: dict[str, Any], saved: dict[str, Any], tuning: dict[str, Any]) -> str:
+    config = {**saved["config"], **result["config"]}
+    made = {name: saved.get(name, "unknown") for name in ("dataset", "device", "commit")} | saved.get("versions", {})
+    made |= {
+        f"{name}, all networks": f"{column['seconds']['total']:,.1f} s" for name, column in result["columns"].items() if name != "vote"
+    }
+    tables = _table({name.replace("_", "-"): value for name, value in config.items()}) + _table(made)
+    notes = ""
+    for name, tuned in tuning.items():
+        text = (
+            f"{name}: learning rate {tuned['lr']:g} and momentum {tuned['momentum']:g} were the best of {len(tuned['tried'])} settings on "
+        )
+        text += f"validation data, with {len(tuned['networks'])} networks each; tuning took {tuned['seconds']:,.1f} s."
+        text += " It is at the edge of the grid: a wider one may do better." if tuned["at_edge_of_grid"] else ""
+        notes += _note(text)
+    body = f'{notes}<div class="columns">{tables}</div>'
+    return _card("Settings", body, "Settings, what the figures were made with, and what each column cost.")
+
+
+# ---- figures and numbers ----
+
+
+def _figure(title: str, draw: Callable[[Any, dict[str, str]], None], alt: str, caption: str) -> str:
+    """A card with one picture, drawn by ``draw(axes, palette)`` for light and for dark pages."""
+    light, dark = (_uri("svg+xml", _svg(draw, PALETTES[theme])) for theme in ("light", "dark"))
+    picture = f"""<picture><source media="(prefers-color-scheme: dark)" srcset="{dark}">
+<img src="{light}" width="{96 * FIGURE[0]:.0f}" height="{96 * FIGURE[1]:.0f}" alt="{escape(alt)}"></picture>"""
+    return _card(title, picture, caption)
+
+
+def _svg(draw: Callable[[Any, dict[str, str]], None], palette: dict[str, str]) -> bytes:
+    import matplotlib.style
+    from matplotlib.figure import Figure
+
+    ink = dict.fromkeys(("text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), palette["ink"])
+    line = dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color", "grid.color"), palette["line"])
+    ground = dict.fromkeys(("figure.facecolor", "axes.facecolor"), "none")
+    look = {**ink, **line, **ground, "axes.spines.top": False, "axes.spines.right": False}
+    with matplotlib.style.context(["default", {**look, "axes.grid": True, "font.size": 10, "svg.hashsalt": "minigtn"}]):
+        figure = Figure(figsize=FIGURE, layout="constrained")
+        draw(figure.subplots(), palette)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    return buffer.getvalue()
+
+
+def _number(value: float | None, form: str) -> str:
+    return "not defined" if value is None else form.format(value).replace("-", "\N{MINUS SIGN}")
+
+
+def _seconds(value: float) -> str:
+    return f"{value:,.1f}" if value >= 10 else f"{value:.2g}" if value >= 0.001 else "under 0.001"
+
+
+def _or(value: float | None, default: float) -> float:
+    return default if value is None else value
