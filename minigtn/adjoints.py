@@ -64,7 +64,7 @@ class Unrolled(Adjoint):
     def memory_bytes(
         self, steps: int, weights: int, activations: int, itemsize: int = 4, momentum: float = 0.5, optimiser: Optimiser = _SGD
     ) -> int:
-        return steps * (activations + optimiser.vectors * weights * itemsize)
+        return steps * (activations + (optimiser.vectors + 1) * weights * itemsize)
 
 
 @dataclass(frozen=True)

@@ -150,6 +150,8 @@ class Transfer:
         device, first = choose(self.device, self.threads), self.runs[0]
         config = dataclasses.replace(_config(first), evaluation=self.evaluation)
         curricula = {run.name: load_curriculum(run).to(device) for run in self.runs}
+        if len(curricula) < len(self.runs):
+            raise ValueError(f"the columns are named by the runs' folders, so these must differ; given {' '.join(map(str, self.runs))}")
         dataset = data.load(config.dataset, self.data_dir).to(device)
         print(transfer.table(transfer.transfer(config, dataset, curricula, first / "transfer.json", self.learners, self.more)))
 
