@@ -93,7 +93,7 @@ def add_meta_gradient(lesson: Lesson, losses: Sequence[Callable[[Lesson], Tensor
         value.backward()
         total += value.detach()
     learned = [(part, leaf.grad) for part, leaf in zip(lesson, leaves, strict=True) if leaf.grad is not None]
-    torch.autograd.backward(*zip(*learned, strict=True))
+    torch.autograd.backward([part for part, _ in learned], [gradient for _, gradient in learned])
     return total
 
 
