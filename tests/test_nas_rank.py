@@ -147,6 +147,7 @@ def test_a_bad_table_is_one_sentence(tmp_path, text, sentence):
 
 
 def test_rank_stopped_resumed_and_extended_is_the_same(table, tmp_path, monkeypatch):
+    monkeypatch.setattr("minigtn.nas.report.write", lambda folder: folder)  # which has a test of its own
     whole = run(CONFIG, table, tmp_path / "whole")
     assert list(whole["columns"]) == ["gtn-2", "real-2", "tse-2", "params", "flops", "synflow", "naswot", "vote"]
     assert all(value["value"] is None or math.isfinite(value["value"]) for c in whole["columns"].values() for value in c["all"].values())
@@ -183,13 +184,13 @@ def test_rank_stopped_resumed_and_extended_is_the_same(table, tmp_path, monkeypa
 
 def test_the_page_stands_alone_and_can_be_drawn_again(table, tmp_path):
     folder = tmp_path / "run"
-    run(CONFIG, table, folder)
+    run(replace(CONFIG, estimators=("real", "params", "naswot"), vote=("params", "naswot")), table, folder)
     page = (folder / "report.html").read_text()
     for word in ("<script", "http://", "https://", "@import"):
         assert word not in page
-    for word in ("gtn-2", "naswot", "vote", "On the better half, n = 6", "n = 12", "tuning took"):
+    for word in ("real-2", "naswot", "vote", "On the better half, n = 6", "n = 12", "tuning took"):
         assert word in page
-    assert page.count("data:image/svg+xml") == 2 * 8  # light and dark: the cost, and seven scatter plots
+    assert page.count("data:image/svg+xml") == 2 * 5  # light and dark: the cost, and four scatter plots
     (folder / "report.html").unlink()
     assert report.write(folder).read_text() == page
 

@@ -47,7 +47,7 @@ def test_every_choice_occurs() -> None:
     assert {len(c.channels) for c in found} == {0, 1, 2, 3}
     assert {c.channels[0] for c in found if len(c.channels) == 2} == {32, 48, 64, 80}
     assert {c.pool for c in found} == {"max", "average"}
-    assert {c.norm for c in found} == {"batch", "mean-only", "none"}
+    assert {c.norm for c in found} == {"batch", "mean-only"}
     assert {c.weight_norm for c in found} == {True, False}
     assert {c.hidden for c in found if c.channels and c.channels[0] == 64} == {(256,), (128,), ()}
     assert {(c.global_pool, bool(c.hidden)) for c in found if c.channels} == {(False, True), (False, False), (True, False)}
