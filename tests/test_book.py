@@ -1,0 +1,220 @@
+"""The book as a reader meets it: built from the notebooks' kept outputs, then every page opened in headless Chromium."""
+
+from __future__ import annotations
+
+import functools
+import html.parser
+import http.server
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urldefrag, urljoin, urlparse
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+NEEDED = ("sphinx", "myst_nb", "furo", "mathjax")
+MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"the book needs {', '.join(MISSING)}: pip install -e '.[book]'")
+
+Read = Callable[[str], dict[str, Any]]
+
+
+# ---- the site --------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def book(tmp_path_factory) -> Path:
+    """The built site."""
+    out = tmp_path_factory.mktemp("book")
+    command = [sys.executable, "-m", "sphinx", "-q", "-c", "book", "-d", str(out / "doctrees"), ".", str(out / "site")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert not [line for line in done.stderr.splitlines() if "myst.xref" in line or "image file not" in line], done.stderr
+    return out / "site"
+
+
+def pages(site: Path) -> list[str]:
+    return sorted(str(path.relative_to(site)) for path in site.rglob("*.html"))
+
+
+class _Page(html.parser.HTMLParser):
+    """The links and anchors of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.anchors: set[str] = set()
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        self.anchors |= {a for a in (values.get("id"), values.get("name")) if a}
+        self.links += [link for link in (values.get("href"), values.get("src")) if link is not None]
+
+
+def broken_links(site: Path) -> list[str]:
+    """Links that lead nowhere inside the site, and parts of pages that are fetched from elsewhere."""
+    found = {page: _Page((site / page).read_text()) for page in pages(site)}
+    broken = []
+    for page, content in found.items():
+        for link in content.links:
+            if urlparse(link).scheme in ("http", "https", "mailto", "data"):
+                continue
+            path, anchor = urldefrag(urljoin(page, link))
+            path = path.partition("?")[0]
+            target = unquote(path) or page
+            missing = not (site / target).is_file()
+            if missing or (anchor and target in found and unquote(anchor) not in found[target].anchors):
+                broken.append(f"{page}: {link}")
+    return broken
+
+
+def test_links_and_pictures_lead_somewhere(book: Path) -> None:
+    assert not broken_links(book)
+
+
+def test_the_link_checker_finds_broken_links(tmp_path: Path) -> None:
+    (tmp_path / "a.html").write_text('<p id="here"><a href="b.html">x</a><a href="#there">x</a><img src="c.png"><a href="#here">ok</a>')
+    assert broken_links(tmp_path) == ["a.html: b.html", "a.html: #there", "a.html: c.png"]
+
+
+def test_every_lesson_and_guide_is_in_the_book(book: Path) -> None:
+    sources = [*ROOT.glob("lessons/[0-9]*.ipynb"), *ROOT.glob("docs/**/*.md"), ROOT / "README.md", ROOT / "reference/README.md"]
+    index = (book / "book/index.html").read_text()
+    for source in sources:
+        page = source.relative_to(ROOT).with_suffix(".html")
+        assert (book / page).is_file()
+        assert f'href="../{page}"' in index
+
+
+def test_solutions_are_folded(book: Path) -> None:
+    for notebook in ROOT.glob("lessons/[0-9]*.ipynb"):
+        solutions = sum("solution" in cell["metadata"].get("tags", []) for cell in json.loads(notebook.read_text())["cells"])
+        text = (book / "lessons" / f"{notebook.stem}.html").read_text()
+        assert text.count('<p class="collapsed admonition-title">Solution</p>') == solutions
+
+
+# ---- in a browser -----------------------------------------------------------------------------------------------------------------------
+
+
+class Browser:
+    """Headless Chromium through chromedriver's HTTP interface (the WebDriver protocol)."""
+
+    def __init__(self, driver: str, chromium: str) -> None:
+        self.process = subprocess.Popen([driver, "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        assert self.process.stdout is not None
+        line = next(line for line in self.process.stdout if "successfully on port" in line)
+        self.base = f"http://127.0.0.1:{int(''.join(c for c in line.rsplit('port', 1)[1] if c.isdigit()))}"
+        arguments = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=1200,900"]
+        options = {"binary": chromium, "args": arguments}
+        always = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
+        session = self.ask("POST", "/session", {"capabilities": {"alwaysMatch": always}})["sessionId"]
+        self.base += f"/session/{session}"
+
+    def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.base + path, data, {"Content-Type": "application/json"}, method=method)
+        with urllib.request.urlopen(request, timeout=120) as answer:
+            return json.load(answer)["value"]
+
+    def open(self, url: str) -> None:
+        self.ask("POST", "/url", {"url": url})
+
+    def run(self, script: str) -> Any:
+        return self.ask("POST", "/execute/sync", {"script": script, "args": []})
+
+    def errors(self) -> list[str]:
+        """What the console has said since the last call, warnings and worse."""
+        entries = self.ask("POST", "/se/log", {"type": "browser"})
+        return [entry["message"] for entry in entries if entry["level"] in ("WARNING", "SEVERE")]
+
+    def close(self) -> None:
+        self.ask("DELETE", "")
+        self.process.terminate()
+        self.process.wait(10)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    driver, chromium = shutil.which("chromedriver"), shutil.which("chromium") or shutil.which("chromium-browser")
+    if driver is None or chromium is None:
+        pytest.skip("needs Chromium and its driver (Debian's packages chromium and chromium-driver)")
+    started = Browser(driver, chromium)
+    yield started
+    started.close()
+
+
+@pytest.fixture(scope="module")
+def address(book: Path) -> Iterator[str]:
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args: Any) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(book)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+    server.server_close()
+
+
+READY = "return document.readyState == 'complete' && (!window.MathJax || !MathJax.startup || !!MathJax.startup.document?.state?.())"
+PICTURES = "return [...document.querySelectorAll('.cell_output img')].filter(i => i.complete && i.naturalWidth > 100).length"
+ELSEWHERE = (
+    "return performance.getEntriesByType('resource').map(e => e.name).filter(n => /^http/.test(n) && !n.startsWith(location.origin))"
+)
+BAD_MATHS = "return document.querySelectorAll('mjx-merror').length"
+SEARCH_RESULTS = "return document.querySelectorAll('#search-results li').length"
+
+
+def _wait(browser: Browser, script: str, seconds: float = 30.0) -> Any:
+    """The script's answer, once it is not empty."""
+    end = time.monotonic() + seconds
+    while not (answer := browser.run(script)) and time.monotonic() < end:
+        time.sleep(0.05)
+    return answer
+
+
+def test_every_page_fits_a_phone_shows_its_plots_and_leaves_the_console_silent(book: Path, browser: Browser, address: str) -> None:
+    phone = {"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": True}
+    browser.ask("POST", "/goog/cdp/execute", {"cmd": "Emulation.setDeviceMetricsOverride", "params": phone})
+    plots = {f"lessons/{path.stem}.html": plots_kept(path) for path in ROOT.glob("lessons/[0-9]*.ipynb")}
+    assert min(plots.values()) >= 2, f"run the lessons without plots from the top and save them: {plots}"
+    for page in pages(book):
+        browser.open(address + page)
+        assert _wait(browser, READY), page
+        if page in plots:
+            assert _wait(browser, f"{PICTURES} == {plots[page]}"), f"{page} shows other than its {plots[page]} plots"
+        assert browser.errors() == [], page
+        assert browser.run(ELSEWHERE) == [], f"{page} asks the network"
+        assert browser.run(BAD_MATHS) == 0, f"{page} has a formula that cannot be read"
+        width = browser.run("return document.documentElement.scrollWidth")
+        assert width <= phone["width"], f"{page} is {width} pixels wide"
+    browser.ask("POST", "/goog/cdp/execute", {"cmd": "Emulation.clearDeviceMetricsOverride", "params": {}})
+
+
+def plots_kept(notebook: Path) -> int:
+    """How many pictures the outputs of a notebook hold."""
+    cells = json.loads(notebook.read_text())["cells"]
+    return sum("image/png" in output.get("data", {}) for cell in cells for output in cell.get("outputs", []))
+
+
+def test_the_console_is_read(browser: Browser, address: str) -> None:
+    browser.open(address + "book/index.html")
+    browser.run("console.error('on purpose')")
+    assert any("on purpose" in error for error in browser.errors())
+
+
+def test_search_finds_a_word(browser: Browser, address: str) -> None:
+    browser.open(address + "search.html?q=momentum")
+    assert _wait(browser, f"{SEARCH_RESULTS} > 3")
