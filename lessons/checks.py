@@ -4,7 +4,7 @@ A check prints one of three things: "Not done yet" (the function still returns n
 recognises, or "Correct". It never stops the notebook. Right answers come from `reference`, from `minigtn` or from a formula;
 the usual wrong ones are computed beside them, so that a mistake can be called by its name.
 
-Lessons 5 to 9 have theirs in `checks_later`.
+Lessons 5 to 8 have theirs in `checks_later`, lesson 9 in `checks_ranking`.
 """
 
 from __future__ import annotations
