@@ -27,7 +27,7 @@ include_patterns = [
     "lessons/README.md",
     "lessons/[0-9]*.ipynb",
     "reference/README.md",
-    "benchmarks/records/*/README.md",
+    "benchmarks/records/*/*.md",
     "*.md",
 ]
 exclude_patterns = [".*", "build", "runs", "dist", "*.egg-info", "minigtn", "tests", "**/.ipynb_checkpoints"]

@@ -200,9 +200,9 @@ def test_settings(make, sentence):
 
 
 def test_memory_counts_what_the_optimiser_keeps():
-    for adjoint in (Unrolled(), Checkpointed()):
+    for adjoint, ratio in ((Unrolled(), 4 / 3), (Checkpointed(), 3 / 2)):
         sgd, adam = (adjoint.memory_bytes(1000, 10_000, 0, optimiser=o) for o in (SGD(), Adam()))
-        assert adam == pytest.approx(1.5 * sgd, rel=0.02)
+        assert adam == pytest.approx(ratio * sgd, rel=0.02)
 
 
 def test_readouts_along_the_way():

@@ -71,11 +71,11 @@ class Rank(_Common):
         print(f"report: {self.out / 'report.html'}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Train(_Common):
     """Train an architecture on real data, the paper's final training; the same command goes on from the last whole epoch."""
 
-    final: _flags(train.FinalConfig) = tyro.MISSING  # type: ignore[valid-type]
+    final: _flags(train.FinalConfig)  # type: ignore[valid-type]
     out: Path = Path("runs/final")
     """The training's folder."""
 
