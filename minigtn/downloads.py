@@ -17,8 +17,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import pooch
-
 __all__ = ["SOURCES", "DataError", "Source", "cache_dir", "download", "extract", "fetch"]
 
 
@@ -79,6 +77,8 @@ SOURCES: dict[str, Source] = {
 
 def cache_dir() -> Path:
     """The folder that keeps downloads: `MINIGTN_CACHE`, else the operating system's cache folder for minigtn."""
+    import pooch  # late, here and below: what it imports warns in a notebook without widgets
+
     return Path(os.environ.get("MINIGTN_CACHE") or pooch.os_cache("minigtn")).expanduser()
 
 
@@ -132,6 +132,8 @@ def fetch(
     Raises:
         DataError: no mirror gave the file with this digest, or `folder` cannot be written.
     """
+    import pooch
+
     folder = Path(folder)
     _make_folder(folder)
     # "identity": some servers would otherwise send a .gz file decompressed, and its digest would not match.

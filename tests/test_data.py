@@ -235,7 +235,7 @@ def test_local_files_never_touch_the_network(
         pytest.fail("the network was asked although local files were named")
 
     monkeypatch.setattr(downloads, "download", no_network)
-    monkeypatch.setattr("minigtn.downloads.pooch.retrieve", no_network)
+    monkeypatch.setattr("pooch.retrieve", no_network)
     monkeypatch.setattr(socket, "create_connection", no_network)
     files = mnist_files()
     write(tmp_path, files if complete else {TRAIN_X: files[TRAIN_X]})
