@@ -180,11 +180,11 @@ def from_dict(cls: type, values: Any) -> Any:
     return cls(**parsed)
 
 
-def require_same(saved: RunConfig, config: RunConfig, path: Path) -> None:
+def require_same(saved: Any, config: Any, path: Path) -> None:
     """ValueError that names the settings in which ``config`` differs from the one ``saved`` in ``path``."""
     changed = differences(saved, config)
     if changed:
-        raise ValueError(f"{path} was made with other settings ({'; '.join(changed)}); resume with the same ones, or use another --out")
+        raise ValueError(f"{path} was made with other settings ({'; '.join(changed)}); go on with the same ones, or use another --out")
 
 
 def differences(a: Any, b: Any, prefix: str = "") -> list[str]:
@@ -199,7 +199,10 @@ def differences(a: Any, b: Any, prefix: str = "") -> list[str]:
     return found
 
 
-Purpose = types.SimpleNamespace(TEACHER=0, LEARNER=1, REAL_BATCH=2, VALIDATION=3, TUNING=4, TEST=5, CURRICULUM=6)
+Purpose = types.SimpleNamespace(
+    TEACHER=0, LEARNER=1, REAL_BATCH=2, VALIDATION=3, TUNING=4, TEST=5, CURRICULUM=6,
+    SCORING=101, TUNED_NETWORKS=102, PROPOSAL=103, RANKED=104, BOOTSTRAP=105, FINAL_WEIGHTS=120, FINAL_EPOCH=121,
+)  # fmt: skip
 
 
 def seed_for(run_seed: int, purpose: int, index: int) -> int:

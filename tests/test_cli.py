@@ -259,7 +259,7 @@ def test_a_run_is_not_replaced_or_mixed_by_accident(run: Path, capsys: pytest.Ca
     assert "already holds a run; use --resume to continue it, --overwrite to replace it" in refusal(capsys, *again)
     (run / "checkpoint.safetensors").unlink()  # as if it was killed before the first one
     other = train(dataclasses.replace(TINY, seed=4), run)
-    assert f"{run} was made with other settings (seed: 0 -> 4); resume with" in refusal(capsys, *other, "--resume")
+    assert f"{run} was made with other settings (seed: 0 -> 4); go on with" in refusal(capsys, *other, "--resume")
     assert (run / "curriculum.safetensors").read_bytes() == before
     (run / "notes.txt").touch()
     assert call(*other, "--overwrite") == 0

@@ -330,9 +330,7 @@ def test_a_checkpoint_holds_everything_and_no_pickle(digits: Dataset, trained: M
 
 def test_other_settings_are_refused_by_name(digits: Dataset, trained: MetaTraining, tmp_path: Path) -> None:
     other = dataclasses.replace(tiny(lr=0.5), seed=1)
-    with pytest.raises(
-        ValueError, match=r"made with other settings \(seed: 0 -> 1; meta.lr: 0.01 -> 0.5\); resume with the same"
-    ) as caught:
+    with pytest.raises(ValueError, match=r"made with other settings \(seed: 0 -> 1; meta.lr: 0.01 -> 0.5\); go on with the same") as caught:
         MetaTraining(other, digits).load_checkpoint(tmp_path)
     assert "\n" not in str(caught.value)
 

@@ -32,13 +32,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from minigtn.config import seed_for
+from minigtn.config import Purpose, seed_for
 from minigtn.curriculum import Curriculum, load_curriculum, teach
 from minigtn.data import Dataset
 from minigtn.nas.zero_cost import naswot, synflow
 
 NAMES = ("gtn", "real", "tse", "params", "flops", "synflow", "naswot")
-SCORING, TUNED_NETWORKS = 101, 102  # purposes of seeds, beside those in minigtn.config
 
 
 @dataclass(frozen=True)
@@ -102,14 +101,14 @@ class Network:
     def built(self) -> Iterator[nn.Module]:
         """The freshly initialised module on :attr:`device`, in training mode; randomness inside follows from the seed alone."""
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(seed_for(self.seed, SCORING, 0))
+            torch.manual_seed(seed_for(self.seed, Purpose.SCORING, 0))
             channels = self.data.image_shape[0]
             module = self.space.build(self.arch, n_classes=self.data.n_classes, in_channels=channels, running_stats=False)
             yield module.to(self.device).train()
 
     def batch(self, step: int, size: int) -> tuple[Tensor, Tensor]:
         """Real training images (size, C, H, W) and labels (size,), drawn at random; the same for every network."""
-        rng = torch.Generator().manual_seed(seed_for(self.seed, SCORING, step + 1))
+        rng = torch.Generator().manual_seed(seed_for(self.seed, Purpose.SCORING, step + 1))
         index = torch.randint(len(self.data.train), (size,), generator=rng).to(self.device)
         return self.data.train.x[index], self.data.train.y[index]
 
@@ -244,7 +243,7 @@ def make(name: str, config: EstimatorConfig, space: Any, data: Dataset, seed: in
 def tune(real: Real, config: EstimatorConfig, space: Any, data: Dataset, seed: int) -> dict[str, Any]:
     """Mean validation accuracy of a few networks for every (lr, momentum) of the grid, the best chosen; what diverges counts as 0."""
     clock = _clock(data.train.x.device)
-    archs = [space.sample(seed_for(seed, TUNED_NETWORKS, i)) for i in range(config.tuning_networks)]
+    archs = [space.sample(seed_for(seed, Purpose.TUNED_NETWORKS, i)) for i in range(config.tuning_networks)]
     networks = [Network(arch, space, data, seed, config.valid_images, config.valid_batch) for arch in archs]
     grid, tried = list(itertools.product(config.real_lrs, config.real_momenta)), []
     for lr, momentum in tqdm(grid, desc=f"tune {real.columns[0]}", unit="setting", leave=False):

@@ -20,13 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from minigtn.config import seed_for
+from minigtn.config import Purpose, seed_for
 from minigtn.data import Dataset
 from minigtn.files import environment, read_json, read_metrics, write_atomically, write_json
 from minigtn.nas import spaces
 from minigtn.nas.estimators import Estimator, EstimatorConfig, Network, Real, make
 
-RANKED, BOOTSTRAP = 104, 105  # purposes of seeds, beside those in minigtn.config
 TRUTHS = ("mean_acc", "cifar10_test", "accuracy")  # known names of a table's accuracy column
 MAY_CHANGE = ("networks", "estimators", "vote", "bootstrap")  # when ranking goes on
 MEASURES = ("spearman", "kendall", "precision", "regret")
@@ -137,7 +136,7 @@ def draw(truth: dict[str, float], networks: int, seed: int) -> list[str]:
     """``networks`` architectures at random (0: all), such that fewer are the first ones of more."""
     if networks > len(truth):
         raise ValueError(f"{networks} networks were asked for, but the table has {len(truth)}; give at most that, or 0 for all")
-    shuffled = np.random.default_rng(seed_for(seed, RANKED, 0)).permutation(sorted(truth)).tolist()
+    shuffled = np.random.default_rng(seed_for(seed, Purpose.RANKED, 0)).permutation(sorted(truth)).tolist()
     return shuffled[: networks or None]
 
 
@@ -201,7 +200,7 @@ def measures(score: Array, truth: Array) -> dict[str, float]:
 
 
 def _with_intervals(score: Array, truth: Array, bootstrap: int, seed: int) -> dict[str, Any]:
-    rng = np.random.default_rng(seed_for(seed, BOOTSTRAP, 0))
+    rng = np.random.default_rng(seed_for(seed, Purpose.BOOTSTRAP, 0))
     resamples = rng.integers(len(truth), size=(bootstrap, len(truth)))
     value = measures(score, truth)
     repeated = [measures(score[index], truth[index]) for index in resamples]

@@ -25,13 +25,12 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from minigtn.config import seed_for
+from minigtn.config import Purpose, seed_for
 from minigtn.data import Dataset
 from minigtn.nas import spaces
 from minigtn.nas.estimators import Estimator, EstimatorConfig, Network, Real, make
 from minigtn.nas.study import Claim, History, Study, failures, in_state, parameters
 
-PROPOSAL = 103  # a purpose of seeds, beside those in minigtn.config
 MAY_CHANGE = ("trials", "workers", "storage", "study", "heartbeat")  # when a search goes on
 OWN_PROPOSALS = 20  # of a sampler that repeats known architectures, before chance steps in
 
@@ -146,10 +145,10 @@ def _study(config: Search, estimators: EstimatorConfig) -> Study:
 
 def propose(config: Search, space: Any, history: History, known: set[str]) -> str:
     """An architecture that is not ``known``: a function of its arguments alone. Random until the population is full."""
-    root = seed_for(config.seed, PROPOSAL, len(known))
+    root = seed_for(config.seed, Purpose.PROPOSAL, len(known))
     for attempt in range(10_000):
         sampler = config.sampler if len(history) >= config.population and attempt < OWN_PROPOSALS else "random"
-        arch = SAMPLERS[sampler](config, space, history, seed_for(root, PROPOSAL, attempt))
+        arch = SAMPLERS[sampler](config, space, history, seed_for(root, Purpose.PROPOSAL, attempt))
         if arch not in known:
             return arch
     raise ValueError(f"10,000 proposals held nothing new: the {len(known)} architectures known seem to be all of the space {config.space}")

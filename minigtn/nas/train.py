@@ -25,14 +25,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from minigtn.config import differences, from_dict, seed_for, to_dict
+from minigtn.config import Purpose, from_dict, require_same, seed_for, to_dict
 from minigtn.data import Dataset, Split, crop_and_flip
 from minigtn.files import Metrics, environment, load_tensors, read_json, save_tensors, write_json
 from minigtn.interrupt import deferred_interrupt
 from minigtn.nas import spaces
 from minigtn.nas.spaces.cell_network import CellNetwork
 
-WEIGHTS, EPOCH = 120, 121  # purposes of seeds, beside those in minigtn.config
 EVALUATION_BATCH = 500
 CHECK_EVERY = 50  # steps between two looks at the loss: each look waits for the device
 FINAL_CELLS = 6  # N of NAO's final networks; the space's own default is that of the search
@@ -131,7 +130,7 @@ class FinalTraining:
         kinds: dict[str, Any] = {"n_classes": data.n_classes, "in_channels": channels, "running_stats": True}
         if config.space == "cells":
             kinds |= {"auxiliary": config.auxiliary > 0, "dropout": config.dropout}
-        with seeded(seed_for(config.seed, WEIGHTS, 0), device):
+        with seeded(seed_for(config.seed, Purpose.FINAL_WEIGHTS, 0), device):
             self.network: nn.Module = space.build(config.arch, **kinds).to(device)
         nesterov = config.momentum > 0
         self.sgd = torch.optim.SGD(
@@ -149,7 +148,7 @@ class FinalTraining:
         Raises TrainingDiverged where the loss, or a weight after the last step, is not finite; the state is then worthless.
         """
         config, number = self.config, self.progress.epoch
-        device, seed = self.train.x.device, seed_for(config.seed, EPOCH, number)
+        device, seed = self.train.x.device, seed_for(config.seed, Purpose.FINAL_EPOCH, number)
         lr = config.lr * 0.5 * (1 + math.cos(math.pi * number / config.epochs))
         self.sgd.param_groups[0]["lr"] = lr
         rng = torch.Generator().manual_seed(seed)
@@ -242,7 +241,7 @@ class FinalTraining:
         """Continue from ``folder``. ValueError in one sentence where a file is unreadable or belongs to another config."""
         path, device = folder / "checkpoint.safetensors", self.train.x.device
         tensors, about = load_tensors(path)
-        _require_same(about["config"], self.config, path)
+        require_same(from_dict(FinalConfig, about["config"]), self.config, path)
         parts: dict[str, dict[str, Tensor]] = {"network": {}, "momentum": {}}
         for key, tensor in tensors.items():
             kind, _, name = key.partition("/")
@@ -265,7 +264,7 @@ def final_training(config: FinalConfig, data: Dataset, folder: Path) -> dict[str
     """
     about = {"config": to_dict(config), **environment(data.train.x.device)}
     if (folder / "config.json").exists():
-        _require_same(read_json(folder / "config.json").get("config"), config, folder)
+        require_same(from_dict(FinalConfig, read_json(folder / "config.json").get("config")), config, folder)
     training = FinalTraining(config, data)
     if not (folder / "config.json").exists():
         write_json(folder / "config.json", about)
@@ -305,9 +304,3 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
-
-
-def _require_same(saved: Any, config: FinalConfig, path: Path) -> None:
-    changed = differences(from_dict(FinalConfig, saved), config)
-    if changed:
-        raise ValueError(f"{path} was made with other settings ({'; '.join(changed)}); go on with the same ones, or use another folder")
