@@ -26,6 +26,7 @@ from minigtn.interrupt import deferred_interrupt
 from minigtn.meta import MetaTraining, MetaTrainingDiverged
 from minigtn.meta_gradient import estimated_bytes
 from minigtn.nas import commands as nas
+from minigtn.nas.study import SearchStopped
 from minigtn.nas.train import TrainingDiverged
 from minigtn.zoo import LEARNERS
 
@@ -259,7 +260,7 @@ def main(argv: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("\nminigtn: stopped" + (AFTER_A_STOP.get(argv[0], "") if commands is COMMANDS else AGAIN), file=sys.stderr)
         sys.exit(130)
-    except (MetaTrainingDiverged, WorkerLost, TrainingDiverged) as error:
+    except (MetaTrainingDiverged, WorkerLost, TrainingDiverged, SearchStopped) as error:
         print(f"minigtn: {error}", file=sys.stderr)
         sys.exit(1)
     except (ValueError, OSError) as error:

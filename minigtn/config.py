@@ -14,6 +14,7 @@ import numpy as np
 
 from minigtn.adjoints import Adjoint, Checkpointed, Reversible, Unrolled
 from minigtn.learners import CIFAR_LEARNER, MNIST_LEARNER, LearnerConfig
+from minigtn.nas import spaces
 from minigtn.teacher import TeacherConfig
 
 
@@ -41,8 +42,13 @@ class MetaConfig:
     """The meta-gradient is scaled down to this norm where it is longer; 0 never clips."""
     learners: int = 1
     """Learners per outer step, each with weights and real batches of its own; their meta-gradients are averaged. Workers share them."""
-    sample_learners: bool = False
-    """Whether every learner gets an architecture of its own, varied from the run's (minigtn.zoo), so that the teacher generalises."""
+    sample_learners: Literal["none", "zoo", "nas-bench-macro", "nas-bench-201", "cells"] = "none"
+    """Where every learner gets an architecture of its own from, so that the teacher generalises: varied from the run's (minigtn.zoo), or
+    drawn at random from a search space (minigtn.nas.spaces). With none all have the run's."""
+    sample_channels: int = 0
+    """Channels of the first stage of networks from a search space; 0 takes the space's own. Narrow ones are cheap to teach."""
+    sample_cells: int = 0
+    """Cells per stage of networks from nas-bench-201 and cells; 0 takes the space's own."""
     adjoint: Literal["unrolled", "checkpointed", "reversible"] = "checkpointed"
     """How the inner loop is differentiated; the meta-gradient is the same."""
     block_size: int = 1
@@ -62,10 +68,15 @@ class MetaConfig:
     """Non-finite meta-gradients in a row after which the run stops."""
 
     def __post_init__(self) -> None:
-        for name, least in (("outer_steps", 1), ("real_batch", 1), ("readout_every", 0), ("valid_every", 0), ("valid_learners", 1),
-                            ("checkpoint_every", 1), ("max_skipped", 1), ("block_size", 1), ("learners", 1)):  # fmt: skip
+        least_of = {"outer_steps": 1, "real_batch": 1, "readout_every": 0, "learners": 1, "sample_channels": 0, "sample_cells": 0,
+                    "block_size": 1, "valid_every": 0, "valid_learners": 1, "checkpoint_every": 1, "max_skipped": 1}  # fmt: skip
+        for name, least in least_of.items():
             if getattr(self, name) < least:
                 raise ValueError(f"meta.{name} must be at least {least}, not {getattr(self, name)}")
+        if self.sample_learners in spaces.SPACES:
+            self.make_space()
+        elif self.sample_channels or self.sample_cells:
+            raise ValueError("meta.sample-channels and meta.sample-cells are sizes of a search space; name one as meta.sample-learners")
         if self.graphs and self.adjoint != "checkpointed":
             raise ValueError(f"meta.graphs goes with the adjoint 'checkpointed', not with '{self.adjoint}'; turn it off")
         if not 0 < self.lr < math.inf or not 0 <= self.final_lr <= 1 or not 0 <= self.clip_norm < math.inf:
@@ -73,6 +84,10 @@ class MetaConfig:
                 f"meta.lr must be positive, meta.final_lr in [0, 1] and meta.clip_norm not negative, all finite; "
                 f"given {self.lr}, {self.final_lr}, {self.clip_norm}"
             )
+
+    def make_space(self) -> spaces.Space:
+        """The search space that learners are drawn from, at its size here."""
+        return spaces.get(self.sample_learners, channels=self.sample_channels, cells_per_stage=self.sample_cells)
 
     def make_adjoint(self) -> Adjoint:
         """The adjoint that the settings name."""

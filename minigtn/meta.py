@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from minigtn.batched import most_together, stack
+from minigtn.batched import Classifier, most_together, stack
 from minigtn.config import Purpose, RunConfig, from_dict, require_same, seed_for, to_dict
 from minigtn.curriculum import Curriculum
 from minigtn.data import Dataset
@@ -31,7 +31,7 @@ from minigtn.learners import Learner
 from minigtn.meta_gradient import InBfloat16, Lesson, add_meta_gradient, curriculum_of, meta_loss, real_readout
 from minigtn.optimisers import NAMES
 from minigtn.teacher import Teacher
-from minigtn.zoo import sample
+from minigtn.zoo import from_space, sample
 
 
 class MetaTrainingDiverged(RuntimeError):
@@ -77,11 +77,14 @@ class MetaTraining:
     def finished(self) -> bool:
         return self.progress.step >= self.config.meta.outer_steps
 
-    def learner_for(self, seed: int) -> Learner:
+    def learner_for(self, seed: int) -> Classifier:
         """The learner whose weights have that seed: of the run's architecture, or of one of its own."""
-        if not self.config.meta.sample_learners:
+        source = self.config.meta.sample_learners
+        if source == "none":
             return self.learner
-        return Learner(sample(self.config.learner, seed), self.data.image_shape, self.data.n_classes)
+        if source == "zoo":
+            return Learner(sample(self.config.learner, seed), self.data.image_shape, self.data.n_classes)
+        return from_space(self.config.meta.make_space(), seed, self.data.image_shape, self.data.n_classes)
 
     def curriculum_for(self, seed: int) -> Curriculum:
         """What the teacher shows the learner with that seed; the same to all, unless the config makes it vary."""
@@ -128,7 +131,7 @@ class MetaTraining:
 
     def _together(self, numbers: list[int]) -> list[list[int]]:
         """These learners in groups that are trained in one pass: of one architecture, where that pays on the device."""
-        most = 1 if self.config.meta.sample_learners else most_together(self.data.train.x.device)
+        most = 1 if self.config.meta.sample_learners != "none" else most_together(self.data.train.x.device)
         return [numbers[i : i + most] for i in range(0, len(numbers), most)]
 
     def _meta_loss(self, lesson: Lesson, numbers: list[int]) -> Tensor:

@@ -43,11 +43,7 @@ class LearnerLoss:
 class InBfloat16:
     """The learner computed in bfloat16 from its float32 weights; logits in float32."""
 
-    learner: Learner
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        return self.learner.image_shape
+    learner: Classifier
 
     def init(self, seed: int, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Params:
         return self.learner.init(seed, dtype=dtype, device=device)

@@ -1,7 +1,8 @@
 """Learners beside the one that is taught: variations for the outer loop, and the rows of the transfer matrix.
 
-A teacher that has met one architecture teaches that one. :func:`sample` varies it from learner to learner during meta-training;
-:data:`LEARNERS` are those that a curriculum is judged on, some of families that ``sample`` never makes.
+A teacher that has met one architecture teaches that one. In meta-training :func:`sample` varies it from learner to learner, and
+:func:`from_space` draws from a search space; :data:`LEARNERS` are those that a curriculum is judged on, some of families that
+neither makes.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from minigtn.batched import Classifier
 from minigtn.learners import Learner, LearnerConfig
+from minigtn.nas.spaces import Space
 from minigtn.sgd import Params
 
 # ---- sampled in meta-training ----
@@ -73,9 +75,6 @@ def sample(base: LearnerConfig, seed: int) -> LearnerConfig:
     )
 
 
-# ---- judged in the transfer matrix ----
-
-
 @dataclass(frozen=True)
 class ModuleLearner:
     """A torch module as a :class:`~minigtn.batched.Classifier`: ``make()`` builds it with fresh weights; no buffers, no dropout."""
@@ -102,6 +101,15 @@ class ModuleLearner:
     def __call__(self, params: Params, x: Tensor) -> Tensor:
         """Class logits (N, K) of images ``x`` (N, C, H, W)."""
         return torch.func.functional_call(self._module, params, (x,))
+
+
+def from_space(space: Space, seed: int, image_shape: tuple[int, int, int], n_classes: int) -> ModuleLearner:
+    """A random network of a search space as a learner; the same for the same seed, on every machine."""
+    arch, channels = space.sample(seed), image_shape[0]
+    return ModuleLearner(lambda: space.build(arch, n_classes=n_classes, in_channels=channels), image_shape)
+
+
+# ---- judged in the transfer matrix ----
 
 
 @dataclass(frozen=True)

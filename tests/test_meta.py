@@ -91,7 +91,7 @@ def test_learners_in_one_pass_give_the_mean_of_their_meta_gradients(
 
 
 def test_sampled_learners_have_architectures_of_their_own(digits: Dataset) -> None:
-    training = MetaTraining(tiny(learners=4, sample_learners=True), digits)
+    training = MetaTraining(tiny(learners=4, sample_learners="zoo"), digits)
     assert len({training.learner_for(seed).config for seed in range(20)}) > 5
     assert math.isfinite(training.outer_step()["grad_norm"])
     assert 0 <= training.validate() <= 1

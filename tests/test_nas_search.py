@@ -19,7 +19,7 @@ import pytest
 from minigtn import data
 from minigtn.nas.estimators import EstimatorConfig, Score
 from minigtn.nas.search import Search, propose, search
-from minigtn.nas.study import Study
+from minigtn.nas.study import SearchStopped, Study
 from tiny_space import Failing, Mortal, Slow, TinySpace, WideSpace
 
 ESTIMATORS = EstimatorConfig(
@@ -147,7 +147,7 @@ def test_a_fault_of_all_networks_stops_the_search(tmp_path):
         def score(self, network):
             raise TypeError("broken for all")
 
-    with pytest.raises(RuntimeError, match=r"10 architectures failed 3 times each.*TypeError: broken for all"):
+    with pytest.raises(SearchStopped, match=r"10 architectures failed 3 times each.*TypeError: broken for all"):
         run(config(tmp_path), estimator=Broken())
 
 

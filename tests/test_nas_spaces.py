@@ -185,12 +185,12 @@ def test_bad_strings_are_refused_in_one_sentence(name: str, arch: str) -> None:
 def test_bad_names_sizes_and_choices() -> None:
     with pytest.raises(ValueError, match="there is no search space 'darts'; the spaces are nas-bench-macro, nas-bench-201, cells"):
         spaces.get("darts")
-    with pytest.raises(ValueError, match="nas-bench-macro has no size 'channels'; it has none"):
-        spaces.get("nas-bench-macro", channels=16)
+    with pytest.raises(ValueError, match="nas-bench-macro has no size 'cells_per_stage'; it has channels"):
+        spaces.get("nas-bench-macro", cells_per_stage=3)
     with pytest.raises(ValueError, match="nas-bench-201 has no size 'width'; it has cells_per_stage and channels"):
         spaces.get("nas-bench-201", width=16)
-    with pytest.raises(ValueError, match="cells_per_stage must be a whole number from 1, not 0"):
-        spaces.get("cells", cells_per_stage=0)
+    with pytest.raises(ValueError, match="cells_per_stage must be a whole number from 1, not -1"):
+        spaces.get("cells", cells_per_stage=-1)
     with pytest.raises(ValueError, match="channels must be even, not 33"):
         spaces.get("cells", channels=33)
     with pytest.raises(ValueError, match=r"needs the choices layer1.*missing or unknown: \['layer8'\]"):

@@ -293,7 +293,7 @@ def test_seeded_leaves_no_trace() -> None:
         ({"weight_decay": math.inf}, "weight_decay must be finite and not negative"),
         ({"arch": "00000000"}, "an architecture of cells reads .*not '00000000'"),
         ({"space": "darts"}, "there is no search space 'darts'"),
-        ({"space": "nas-bench-macro", "arch": "00000000", "cells_per_stage": 0}, "nas-bench-macro has no size 'channels'"),
+        ({"space": "nas-bench-macro", "arch": "00000000", "cells_per_stage": 2}, "nas-bench-macro has no size 'cells_per_stage'"),
     ],
 )
 def test_bad_settings_are_refused(change: dict[str, Any], sentence: str) -> None:

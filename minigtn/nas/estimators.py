@@ -27,6 +27,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -35,6 +36,7 @@ from tqdm import tqdm
 from minigtn.config import Purpose, seed_for
 from minigtn.curriculum import Curriculum, load_curriculum, teach
 from minigtn.data import Dataset
+from minigtn.nas.scoring import score_all
 from minigtn.nas.zero_cost import naswot, synflow
 
 NAMES = ("gtn", "real", "tse", "params", "flops", "synflow", "naswot")
@@ -213,10 +215,13 @@ class Free:
         return {self.name: Score(value, clock())}
 
 
-def make(name: str, config: EstimatorConfig, space: Any, data: Dataset, seed: int, tuning: dict[str, Any] | None = None) -> Estimator:
+def make(
+    name: str, config: EstimatorConfig, space: Any, data: Dataset, seed: int, tuning: dict[str, Any] | None = None, workers: int = 1
+) -> Estimator:
     """The estimator called ``name``; see the table above.
 
-    ``tuning``: what an earlier ``Real.tuning`` held, so that real data are not tuned again (minutes to hours: settings * networks * steps).
+    ``tuning``: what an earlier ``Real.tuning`` held, so that real data are not tuned again (minutes to hours: settings * networks * steps,
+    shared by the ``workers``).
     Raises ValueError in one sentence for an unknown name, a missing curriculum, or one that does not fit the data.
     """
     match = re.fullmatch(r"(\w+?)(?:-(\d+)x)?", name)
@@ -236,20 +241,22 @@ def make(name: str, config: EstimatorConfig, space: Any, data: Dataset, seed: in
     if not steps or not batch_size:
         raise ValueError(f"{name} needs a number of steps and a batch size, or a curriculum to take them from")
     real = Real(times * steps, batch_size, 0.0, 0.0)
-    tuning = tune(real, config, space, data, seed) if tuning is None else tuning
+    tuning = tune(real, config, space, data, seed, workers) if tuning is None else tuning
     return replace(real, lr=tuning["lr"], momentum=tuning["momentum"], validate=kind == "real", tuning=tuning)
 
 
-def tune(real: Real, config: EstimatorConfig, space: Any, data: Dataset, seed: int) -> dict[str, Any]:
+def tune(real: Real, config: EstimatorConfig, space: Any, data: Dataset, seed: int, workers: int = 1) -> dict[str, Any]:
     """Mean validation accuracy of a few networks for every (lr, momentum) of the grid, the best chosen; what diverges counts as 0."""
     clock = _clock(data.train.x.device)
     archs = [space.sample(seed_for(seed, Purpose.TUNED_NETWORKS, i)) for i in range(config.tuning_networks)]
     networks = [Network(arch, space, data, seed, config.valid_images, config.valid_batch) for arch in archs]
-    grid, tried = list(itertools.product(config.real_lrs, config.real_momenta)), []
-    for lr, momentum in tqdm(grid, desc=f"tune {real.columns[0]}", unit="setting", leave=False):
-        values = [replace(real, lr=lr, momentum=momentum).score(network)[real.columns[0]].value for network in networks]
-        mean = sum(value if math.isfinite(value) else 0.0 for value in values) / len(values)
-        tried.append({"lr": lr, "momentum": momentum, "valid_accuracy": mean})
+    grid = list(itertools.product(config.real_lrs, config.real_momenta))
+    tasks = [(network, replace(real, lr=lr, momentum=momentum)) for lr, momentum in grid for network in networks]
+    values = np.zeros(len(tasks))
+    for i, scores in tqdm(score_all(tasks, workers), desc=f"tune {real.columns[0]}", unit="network", total=len(tasks), leave=False):
+        values[i] = np.nan_to_num(scores[real.columns[0]].value)
+    means = values.reshape(len(grid), -1).mean(1).tolist()
+    tried = [{"lr": lr, "momentum": momentum, "valid_accuracy": mean} for (lr, momentum), mean in zip(grid, means, strict=True)]
     best: dict[str, Any] = max(tried, key=lambda setting: setting["valid_accuracy"])
     edges = (best["lr"], min(config.real_lrs)), (best["lr"], max(config.real_lrs)), (best["momentum"], max(config.real_momenta))
     at_edge = any(value == edge for value, edge in edges)

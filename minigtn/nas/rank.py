@@ -13,6 +13,7 @@ import csv
 import json
 import math
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,13 @@ from tqdm import tqdm
 from minigtn.config import Purpose, seed_for
 from minigtn.data import Dataset
 from minigtn.files import environment, read_json, read_metrics, write_atomically, write_json
+from minigtn.interrupt import deferred_interrupt
 from minigtn.nas import spaces
 from minigtn.nas.estimators import Estimator, EstimatorConfig, Network, Real, make
+from minigtn.nas.scoring import score_all
 
 TRUTHS = ("mean_acc", "cifar10_test", "accuracy")  # known names of a table's accuracy column
-MAY_CHANGE = ("networks", "estimators", "vote", "bootstrap")  # when ranking goes on
+MAY_CHANGE = ("networks", "estimators", "vote", "bootstrap", "workers")  # when ranking goes on
 MEASURES = ("spearman", "kendall", "precision", "regret")
 
 Array = NDArray[np.float64]
@@ -51,9 +54,11 @@ class Rank:
     """Columns whose mean rank is the column vote, where they are all there."""
     bootstrap: int = 1000
     """Resamples of the networks for the 95 % intervals."""
+    workers: int = 1
+    """Processes that score networks side by side, on one device."""
 
     def __post_init__(self) -> None:
-        for name, least in (("networks", 0), ("seed", 0), ("bootstrap", 1)):
+        for name, least in (("networks", 0), ("seed", 0), ("bootstrap", 1), ("workers", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, but it is {getattr(self, name)}")
         if not self.estimators or len(set(self.estimators)) < len(self.estimators):
@@ -75,27 +80,25 @@ def rank(
     tuning = read_json(folder / "tuning.json") if (folder / "tuning.json").exists() else {}
     made: list[Estimator] = []
     for name in config.estimators:
-        made.append(make(name, estimators, space, data, config.seed, tuning.get(name)))
+        made.append(make(name, estimators, space, data, config.seed, tuning.get(name), config.workers))
         if isinstance(made[-1], Real) and name not in tuning:
             tuning[name] = made[-1].tuning
             write_json(folder / "tuning.json", tuning)
     known = read_metrics(folder / "scores.jsonl")
     write_atomically(folder / "scores.jsonl", "".join(json.dumps(line) + "\n" for line in known))  # without a line that a kill left torn
     done = {(line["arch"], column) for line in known for column in line["scores"]}
-    todo = [(arch, [e for e in made if any((arch, column) not in done for column in e.columns)]) for arch in archs]
-    left = [(arch, missing) for arch, missing in todo if missing]
-    with (folder / "scores.jsonl").open("a") as file:
-        begun = len(archs) - len(left)
-        for arch, missing in tqdm(left, desc="score", unit="network", initial=begun, total=len(archs), disable=not bar):
-            network = Network(arch, space, data, config.seed, estimators.valid_images, estimators.valid_batch)
-            for estimator in missing:
-                scores = estimator.score(network)
-                line = {"arch": arch, "truth": truth[arch], "scores": {}, "seconds": {}}
-                for column, score in scores.items():
-                    line["scores"][column] = score.value if math.isfinite(score.value) else None
-                    line["seconds"][column] = round(score.seconds, 6)
-                file.write(json.dumps(line) + "\n")
-                file.flush()
+    networks = [Network(arch, space, data, config.seed, estimators.valid_images, estimators.valid_batch) for arch in archs]
+    tasks = [(n, e) for n in networks for e in made if any((n.arch, column) not in done for column in e.columns)]
+    bar_of = partial(tqdm, desc="score", unit="score", initial=len(networks) * len(made) - len(tasks), total=len(networks) * len(made))
+    with (folder / "scores.jsonl").open("a") as file, deferred_interrupt() as interrupted:
+        for i, scores in bar_of(score_all(tasks, config.workers, interrupted.is_set), disable=not bar):
+            arch = tasks[i][0].arch
+            line: dict[str, Any] = {"arch": arch, "truth": truth[arch], "scores": {}, "seconds": {}}
+            for column, score in scores.items():
+                line["scores"][column] = score.value if math.isfinite(score.value) else None
+                line["seconds"][column] = round(score.seconds, 6)
+            file.write(json.dumps(line) + "\n")
+            file.flush()
     columns = [column for estimator in made for column in estimator.columns]
     result = compare(read_scores(folder, archs), list(dict.fromkeys(columns)), config.vote, config.bootstrap, config.seed)
     write_json(folder / "rank.json", result | {"archs": archs, "truth": truth_column(table, config.truth), "config": asdict(config)})

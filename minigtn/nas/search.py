@@ -29,7 +29,7 @@ from minigtn.config import Purpose, seed_for
 from minigtn.data import Dataset
 from minigtn.nas import spaces
 from minigtn.nas.estimators import Estimator, EstimatorConfig, Network, Real, make
-from minigtn.nas.study import Claim, History, Study, failures, in_state, parameters
+from minigtn.nas.study import Claim, History, SearchStopped, Study, failures, in_state, parameters
 
 MAY_CHANGE = ("trials", "workers", "storage", "study", "heartbeat")  # when a search goes on
 OWN_PROPOSALS = 20  # of a sampler that repeats known architectures, before chance steps in
@@ -105,7 +105,7 @@ def search(
     attributes arch, seconds, params, flops, valid_batch, worker and error, for optuna-dashboard; a score that is not finite is minus
     infinity there. Cost: ``trials`` scores over the workers, and a few reads of the study's list per score.
 
-    Raises ValueError for settings that fit neither each other nor the study, RuntimeError when networks keep failing or all workers died.
+    Raises ValueError for settings that fit neither each other nor the study, SearchStopped when networks keep failing or all workers died.
     """
     space = spaces.get(config.space) if space is None else space
     size = math.prod(len(options) for options in space.choices.values())
@@ -240,7 +240,7 @@ def _start_workers(job: _Job, study: Study, show: Callable[[list[Any]], None]) -
     done = len(in_state(study.trials(), "COMPLETE"))
     if done < job.config.trials:
         codes = ", ".join(str(worker.exitcode) for worker in workers)
-        raise RuntimeError(
+        raise SearchStopped(
             f"all workers ended (exit codes {codes}) with {done} of {job.config.trials} networks finished; run again to go on"
         )
 

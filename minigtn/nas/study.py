@@ -29,6 +29,10 @@ BEATS = 6  # that a worker may miss
 History = list[tuple[str, float]]  # finished architectures with their scores, in the order in which they were first proposed
 
 
+class SearchStopped(RuntimeError):
+    """The search cannot go on by itself; what is finished is kept."""
+
+
 class Claim(NamedTuple):
     """A running trial of this worker, by Optuna's id; ``valid_batch`` is smaller than usual where memory ran out before."""
 
@@ -91,8 +95,8 @@ class Study:
     def claim(self, trials: list[Any], space: Any, propose: Callable[[History, set[str]], str], valid_batch: int) -> Claim | None:
         """Rules 1 and 3, given the list of trials: a trial to run, or None where all that were asked for are taken.
 
-        ``propose(history, known)`` is asked for a new architecture where there is none to be tried again. RuntimeError where so many
-        architectures were given up that the fault is hardly theirs.
+        ``propose(history, known)`` is asked for a new architecture where there is none to be tried again. SearchStopped where so
+        many architectures were given up that the fault is hardly theirs.
         """
         from optuna.trial import TrialState, create_trial
 
@@ -105,7 +109,7 @@ class Study:
         given_up = [ts for ts in failed.values() if len(ts) >= TRIES]
         if len(given_up) >= max(10, self.wanted // 10):
             error = given_up[-1][-1].user_attrs.get("error")
-            raise RuntimeError(f"{len(given_up)} architectures failed {TRIES} times each, so the search stops; the last error was {error}")
+            raise SearchStopped(f"{len(given_up)} architectures failed {TRIES} times each, so the search stops; the last error was {error}")
         again = [arch for arch, ts in tried.items() if not in_state(ts, "RUNNING", "COMPLETE") and len(failed[arch]) < TRIES]
         history = [(arch, t.value) for arch, ts in tried.items() for t in in_state(ts, "COMPLETE")]
         arch = again[0] if again else propose(history, set(tried))

@@ -52,7 +52,7 @@ class FinalConfig:
     cells_per_stage: int = 0
     """N; 0 takes 6 for cells and 5 for nas-bench-201."""
     channels: int = 0
-    """F, the channels of the first stage; 0 takes 32 for cells and 16 for nas-bench-201. The paper has 32, 64 and 128."""
+    """F, the channels of the first stage; 0 takes 32, and 16 for nas-bench-201. The paper has 32, 64 and 128."""
     epochs: int = 600
     """Passes over the training images."""
     batch_size: int = 128
@@ -96,8 +96,8 @@ class FinalConfig:
 
     def make_space(self) -> spaces.Space:
         """The space, at the size of this training."""
-        sizes = {"cells_per_stage": self.cells_per_stage or (FINAL_CELLS if self.space == "cells" else 0), "channels": self.channels}
-        return spaces.get(self.space, **{name: size for name, size in sizes.items() if size})
+        cells = self.cells_per_stage or (FINAL_CELLS if self.space == "cells" else 0)
+        return spaces.get(self.space, cells_per_stage=cells, channels=self.channels)
 
 
 @dataclass

@@ -7,7 +7,7 @@
 
 | name | architectures | sizes that :func:`get` takes | table |
 | --- | --- | --- | --- |
-| `nas-bench-macro` | 8 layers of 3 blocks: 6,561 | | Su et al. 2021 |
+| `nas-bench-macro` | 8 layers of 3 blocks: 6,561 | `channels` (32) | Su et al. 2021 |
 | `nas-bench-201` | 6 edges of 5 operations: 15,625 | `cells_per_stage` (N, 5), `channels` (16) | Dong & Yang 2020 |
 | `cells` | a normal and a reduction cell, 5 nodes each | `cells_per_stage` (N, 3), `channels` (F, 32) | |
 """
@@ -27,10 +27,11 @@ SPACES: dict[str, Any] = {space.name: space for space in (NasBenchMacro, NasBenc
 
 
 def get(name: str, **sizes: int) -> Space:
-    """The space of that name; ``sizes`` as in the table above. ValueError, in one sentence, for an unknown name or size."""
+    """The space of that name; ``sizes`` as in the table above, 0 for the space's own. ValueError, in one sentence, for an unknown name or
+    size."""
     if name not in SPACES:
         raise ValueError(f"there is no search space {name!r}; the spaces are {', '.join(SPACES)}")
-    known = SPACES[name].sizes
+    known, sizes = SPACES[name].sizes, {size: value for size, value in sizes.items() if value}
     unknown = [size for size in sizes if size not in known]
     if unknown:
         raise ValueError(f"the space {name} has no size {unknown[0]!r}; it has {' and '.join(known) or 'none'}")
