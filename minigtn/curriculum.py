@@ -20,7 +20,6 @@ import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
-from torch.nn.utils import parameters_to_vector
 
 from minigtn.files import write_atomically
 from minigtn.optimisers import NAMES
@@ -139,14 +138,14 @@ def teach(module: M, curriculum: Curriculum, after_step: Callable[[int], None] |
         raise ValueError("the module has no parameters that require grad: there is nothing to teach")
     device, dtype = parameters[0].device, parameters[0].dtype
     optimiser, module = NAMES[curriculum.optimiser], module.train()
-    state = optimiser.start(parameters_to_vector(parameters).detach())
+    state = optimiser.start(torch.cat([p.detach().flatten() for p in parameters]))
     lrs, momenta = (part.to(device, dtype) for part in (curriculum.lr, curriculum.momentum))
     for t, (x, y) in enumerate(zip(curriculum.x, curriculum.y, strict=True)):
         logits = module(x.to(device, dtype))
         if logits.shape != y.shape:
             raise ValueError(f"the module returned {tuple(logits.shape)} for a batch whose labels are {tuple(y.shape)} (batch, classes)")
         loss = F.cross_entropy(logits, y.to(device, dtype))
-        g = parameters_to_vector(torch.autograd.grad(loss, parameters, materialize_grads=True))
+        g = torch.cat([part.flatten() for part in torch.autograd.grad(loss, parameters, materialize_grads=True)])
         state = optimiser.step(state, g, lrs[t], momenta[t])
         with torch.no_grad():
             for p, part in zip(parameters, state[0].split([p.numel() for p in parameters]), strict=True):

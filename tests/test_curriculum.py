@@ -195,6 +195,17 @@ def test_teach_takes_the_steps_of_the_inner_loop(
         assert (p - start[name]).norm() > 0.01
 
 
+def test_teach_takes_images_in_any_memory_layout() -> None:
+    """Channels-last images, as a teacher makes them, lead to channels-last gradients of a convolution."""
+    curriculum = make()
+    trained = []
+    for x in (curriculum.x, curriculum.x.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)):
+        torch.manual_seed(0)
+        module = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(24, 3))
+        trained.append(teach(module, dataclasses.replace(curriculum, x=x))[0].weight.detach())
+    torch.testing.assert_close(trained[0], trained[1], rtol=1e-5, atol=1e-6)
+
+
 def test_teach_trains_in_training_mode_and_lets_after_step_look() -> None:
     module = nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.5), nn.Flatten(), nn.Linear(24, 3)).eval()
     frozen = module[0].weight.requires_grad_(False).clone()
