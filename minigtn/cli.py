@@ -310,4 +310,7 @@ def _show(folder: Path) -> None:
     for name, arm in (("taught by the curriculum", "gtn"), (tuned, "real")):
         print(f"  {name:<44}{result[f'{arm}_accuracy']:7.1%} ± {result[f'{arm}_accuracy_std']:.1%}")
     print(f"  {'difference':<44}{100 * (result['gtn_accuracy'] - result['real_accuracy']):+6.1f} points")
+    if longer := result.get("longer"):
+        name = f"real data, tuned for {longer['steps'][-1]} steps"
+        print(f"  {name:<44}{longer['accuracy']:7.1%} ± {longer['accuracy_std']:.1%}")
     print(f"\nreport: {page}")

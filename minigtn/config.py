@@ -108,10 +108,13 @@ class EvaluationConfig:
     """Grid of its momenta."""
     tuning_learners: int = 5
     """Fresh learners per grid point."""
+    more: int = 1
+    """Real data are also given so many times the steps, tuned for that length, to see how many steps they need for the accuracy of the
+    taught learner; 1: not."""
 
     def __post_init__(self) -> None:
-        if self.learners < 2 or self.tuning_learners < 1:
-            raise ValueError("evaluation needs learners >= 2 (for a spread) and tuning_learners >= 1")
+        if self.learners < 2 or self.tuning_learners < 1 or self.more < 1:
+            raise ValueError("evaluation needs learners >= 2 (for a spread), tuning_learners >= 1 and more >= 1 (times the steps)")
         sound = [0 < lr < math.inf for lr in self.real_lrs] + [0 <= momentum < 1 for momentum in self.real_momenta]
         if not self.real_lrs or not self.real_momenta or not all(sound):
             raise ValueError(

@@ -27,6 +27,7 @@ from minigtn.sgd import Params, Readout, sgd
 
 EVALUATION_BATCH = 1000  # images whose batch statistics an evaluated learner shares
 TUNING_IMAGES = 2000  # of the validation data, read for each setting of the real arm
+FINALISTS = 5  # settings of (lr, momentum), best with as many steps, that are tuned again for more steps
 TIMED_RUNS = 5
 
 Lesson = tuple[Tensor, Tensor, Tensor | float, Tensor | float, Optimiser]
@@ -112,6 +113,16 @@ def tune_real_arm(
     return sorted(scores, key=lambda s: -s["valid_accuracy"])
 
 
+def finalists(tuned: Sequence[dict[str, float]]) -> list[tuple[float, float]]:
+    """The grid for more steps: the ``FINALISTS`` best settings (lr, momentum) of :func:`tune_real_arm` with fewer."""
+    return [(score["lr"], score["momentum"]) for score in tuned[:FINALISTS]]
+
+
+def steps_to_reach(level: float, steps: Sequence[int], curve: Sequence[float]) -> int | None:
+    """The first of the reading ``steps`` at which the ``curve`` is at ``level`` or above; None where it never is."""
+    return next((step for step, value in zip(steps, curve, strict=True) if value >= level), None)
+
+
 @torch.no_grad()
 def seconds_of_training(learner: Classifier, lesson: Lesson, seed: int) -> float:
     """Wall-clock seconds in which one fresh learner goes through the lesson, its images in memory: median of ``TIMED_RUNS`` runs."""
@@ -132,7 +143,7 @@ def final_evaluation(config: RunConfig, data: Dataset, taught: Taught) -> dict[s
 
     Mean and standard deviation (n - 1) over ``evaluation.learners`` fresh learners, at the end and after ``steps``; and the seconds in
     which one learner is trained in either arm (the only part of the result that does not repeat). The real-data arm is
-    SGD with momentum.
+    SGD with momentum. With ``evaluation.more`` above 1 there is a ``longer`` arm: real data for so many times the steps.
     """
     learner = Learner(config.learner, data.image_shape, data.n_classes)
     seeds = [seed_for(config.seed, Purpose.TEST, i) for i in range(config.evaluation.learners)]
@@ -146,9 +157,8 @@ def final_evaluation(config: RunConfig, data: Dataset, taught: Taught) -> dict[s
     real = real_curves(learner, data, data.test, bar, steps, batch_size, best["lr"], best["momentum"])
     result: dict[str, Any] = {"inner_steps": steps, "batch_size": batch_size, "n_learners": len(seeds), "steps": reading_steps(steps)}
     for arm, curves in (("gtn", gtn), ("real", real)):
-        mean, std = curves.mean(0).tolist(), curves.std(0).tolist()
-        result |= {f"{arm}_accuracy": mean[-1], f"{arm}_accuracy_std": std[-1]}
-        result[f"{arm}_curve"] = {"mean": mean, "std": std}
+        curve = _curve(curves)
+        result |= {f"{arm}_accuracy": curve["mean"][-1], f"{arm}_accuracy_std": curve["std"][-1], f"{arm}_curve": curve}
     of_real = (*real_batches(data.train, steps, batch_size, seeds[0]), best["lr"], best["momentum"], SGD())
     result["seconds_per_learner"] = {
         "gtn": seconds_of_training(learner, _lesson(first), seeds[0]),
@@ -163,7 +173,35 @@ def final_evaluation(config: RunConfig, data: Dataset, taught: Taught) -> dict[s
         "tuning_images": min(TUNING_IMAGES, len(data.valid)),
         "tuning": tuned,
     }
+    if config.evaluation.more > 1:
+        result["longer"] = _longer_arm(learner, config, data, steps, batch_size, tuned, result["gtn_accuracy"])
     return result
+
+
+def _longer_arm(
+    learner: Classifier, config: RunConfig, data: Dataset, steps: int, batch_size: int, tuned: list[dict[str, float]], level: float
+) -> dict[str, Any]:
+    """Real data for ``evaluation.more`` times the steps, tuned again on validation data; when it reaches ``level`` on test data."""
+    steps *= config.evaluation.more
+    best = tune_real_arm(learner, data, config.evaluation, config.seed, steps, batch_size, finalists(tuned))[0]
+    seeds = [seed_for(config.seed, Purpose.TEST, i) for i in range(config.evaluation.learners)]
+    bar = tqdm(seeds, desc=f"test, real data, {steps} steps", unit="learner", leave=False)
+    curve = _curve(real_curves(learner, data, data.test, bar, steps, batch_size, best["lr"], best["momentum"]))
+    readings = reading_steps(steps)
+    return {
+        "steps": readings,
+        "curve": curve,
+        "lr": best["lr"],
+        "momentum": best["momentum"],
+        "accuracy": curve["mean"][-1],
+        "accuracy_std": curve["std"][-1],
+        "steps_to_match": steps_to_reach(level, readings, curve["mean"]),
+    }
+
+
+def _curve(curves: Tensor) -> dict[str, list[float]]:
+    """Mean and standard deviation (n - 1) of curves (n, readings)."""
+    return {"mean": curves.mean(0).tolist(), "std": curves.std(0).tolist()}
 
 
 def _lesson(curriculum: Curriculum) -> Lesson:

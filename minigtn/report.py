@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minigtn.curriculum import Curriculum, load_curriculum
-from minigtn.evaluate import TIMED_RUNS
+from minigtn.evaluate import TIMED_RUNS, steps_to_reach
 from minigtn.figures import FIGURE, PALETTES, Line, Panel, png, smooth, spans_decades, svg
 from minigtn.files import read_json, read_metrics, write_atomically
 
@@ -134,7 +134,8 @@ class _Run:
         result = read_json(folder / "result.json") if (folder / "result.json").exists() else None
         curriculum = load_curriculum(folder) if (folder / "curriculum.safetensors").exists() else None
         if result is not None:  # those of minigtn 0.1 were read after every step, and the time was not taken
-            result = {"steps": [*range(1, len(result["gtn_curve"]["mean"]) + 1)], "seconds_per_learner": None, **result}
+            every_step = [*range(1, len(result["gtn_curve"]["mean"]) + 1)]
+            result = {"steps": every_step, "seconds_per_learner": None, "longer": None, **result}
         config, records = (result or saved)["config"], read_metrics(folder / "metrics.jsonl")
         return cls(folder.resolve().name, config, saved, records, curriculum, result)
 
@@ -239,17 +240,28 @@ def _sheet(run: _Run) -> str:
 def _accuracy(run: _Run) -> str:
     if run.result is None:
         return ""
-    r, lines = run.result, []
-    steps, T, B, seconds = np.array(r["steps"]), r["inner_steps"], r["batch_size"], r["seconds_per_learner"]
-    for arm, colour, label in (("real", "real", "real data, tuned"), ("gtn", "taught", "taught by the curriculum")):
-        mean, std = (100 * np.array(r[f"{arm}_curve"][part]) for part in ("mean", "std"))
-        lines.append(Line(steps, mean, colour, label, spread=std))
-    reached = steps[np.array(r["gtn_curve"]["mean"]) >= r["real_accuracy"]]
-    caption = f"Taught learners {'reach' if len(reached) else 'do not reach'} the {_percent(r['real_accuracy'])} at which real data end"
-    caption += f" within {reached[0]} of {T} steps" if len(reached) else ""
+    r, longer = run.result, run.result["longer"]
+    steps, T, B, seconds = r["steps"], r["inner_steps"], r["batch_size"], r["seconds_per_learner"]
+
+    def line(steps: list[int], curve: dict[str, list[float]], colour: str, label: str, dashed: bool = False) -> Line:
+        mean, std = (100 * np.array(curve[part]) for part in ("mean", "std"))
+        return Line(np.array(steps), mean, colour, label, spread=std, dashed=dashed)
+
+    lines = [line(steps, r["real_curve"], "real", "real data, tuned"), line(steps, r["gtn_curve"], "taught", "taught by the curriculum")]
+    reached = steps_to_reach(r["real_accuracy"], steps, r["gtn_curve"]["mean"])
+    caption = f"Taught learners {'reach' if reached else 'do not reach'} the {_percent(r['real_accuracy'])} at which real data end"
+    caption += f" within {reached} of {T} steps" if reached else ""
+    apart = 1.4
+    if longer:
+        last, needed = longer["steps"][-1], longer["steps_to_match"]
+        lines.insert(0, line(longer["steps"], longer["curve"], "real", f"real, {last:,} steps", dashed=True))
+        steps, apart = longer["steps"][:: -1 - len(longer["steps"]) // 10][::-1], 2
+        caption += f". Tuned for {last:,} steps (learning rate {longer['lr']:g}, momentum {longer['momentum']:g}), real data "
+        caption += f"need at most {needed:,} steps for" if needed else "do not reach"
+        caption += f" the {_percent(r['gtn_accuracy'])} that the curriculum gives in {T}"
     caption += f"; bands are ± 1 standard deviation over {r['n_learners']} learners."
     caption += " Seconds are those of training one taught learner, in proportion to its steps." if seconds else ""
-    shown = [int(t) for t, later in zip(steps, [*steps[1:], np.inf], strict=True) if later >= 1.4 * t]  # or the numbers would overlap
+    shown = [t for t, later in zip(steps, [*steps[1:], np.inf], strict=True) if later >= apart * t]  # or the numbers would overlap
     ticks = {t: f"{t:,}\n{_short(t * B)}" + (f"\n{_short(seconds['gtn'] * t / T)}" if seconds else "") for t in shown}
     scales = "inner step / images" + (" / seconds" if seconds else "")
     return _figure("Accuracy of a fresh learner", [Panel("test accuracy (%)", lines)], scales, caption, ticks)

@@ -23,11 +23,10 @@ from minigtn.batched import Classifier
 from minigtn.config import Purpose, RunConfig, seed_for, to_dict
 from minigtn.curriculum import Curriculum
 from minigtn.data import Dataset
-from minigtn.evaluate import real_curves, taught_curves, tune_real_arm
+from minigtn.evaluate import finalists, real_curves, taught_curves, tune_real_arm
 from minigtn.files import environment, read_json, write_json
 from minigtn.zoo import LEARNERS
 
-FINALISTS = 5  # settings of (lr, momentum), best with as many steps, that are tuned again for more steps
 GOOD = 0.95  # test accuracy that counts as having learned
 
 
@@ -42,9 +41,9 @@ def transfer(
     """Judge ``curricula`` on the zoo's learners (all, or ``names``); the figures as plain JSON values.
 
     ``config`` gives the learner that rows are scaled from, the seed, the number of fresh learners, and the grid of the real-data arms: for
-    each learner lr and momentum are tuned on validation data, with as many steps and images as the curricula have, and the ``FINALISTS``
-    of that once more for ``more`` times the steps. Every figure is test accuracy after the last step: mean and standard deviation
-    (n - 1) over ``config.evaluation.learners`` fresh learners. The curricula bring their own step sizes.
+    each learner lr and momentum are tuned on validation data, with as many steps and images as the curricula have, and the best of that
+    (``evaluate.FINALISTS``) once more for ``more`` times the steps. Every figure is test accuracy after the last step: mean and standard
+    deviation (n - 1) over ``config.evaluation.learners`` fresh learners. The curricula bring their own step sizes.
 
     ``path``: where the result is written after each row. A file that is there goes on where it stopped, if it was made with the same
     settings and curricula; ValueError if not. Raises ValueError for curricula that do not fit the data or each other, and unknown names.
@@ -116,8 +115,7 @@ def _row(
         return {**figures, "lr": lr, "momentum": momentum}
 
     scores = tune_real_arm(learner, data, config.evaluation, config.seed, T, B)
-    finalists = [(score["lr"], score["momentum"]) for score in scores[:FINALISTS]]
-    longer = tune_real_arm(learner, data, config.evaluation, config.seed, more * T, B, finalists)
+    longer = tune_real_arm(learner, data, config.evaluation, config.seed, more * T, B, finalists(scores))
     device = data.train.x.device
     taught = {name: taught_curves(learner, c.to(device), data.test, seeds, every=T) for name, c in curricula.items()}
     return {

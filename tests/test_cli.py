@@ -104,6 +104,7 @@ def test_a_finished_run_resumed_shows_its_table_again(run: Path, capsys: pytest.
     assert lines[2] == "test accuracy after 3 steps of 10 images, n = 2 fresh learners"
     assert f"{result['gtn_accuracy']:.1%}" in lines[3]
     assert f"{result['real_accuracy']:.1%}" in lines[4]
+    assert [line for line in lines if "tuned for" in line] == []
     assert lines[-1] == f"report: {run / 'report.html'}"
 
 
@@ -312,6 +313,16 @@ def test_evaluate_starts_from_the_runs_own_settings(run: Path, capsys: pytest.Ca
     assert after["n_learners"] == 3
     assert after["config"]["evaluation"] == before["config"]["evaluation"] | {"learners": 3}
     assert after["real_arm"]["tuning"] == before["real_arm"]["tuning"]
+
+
+def test_evaluate_gives_real_data_more_steps(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("evaluate", run, "--evaluation.more", "2", "--device", "cpu") == 0
+    result = read_json(run / "result.json")
+    longer = result["longer"]
+    assert longer["steps"] == [1, 2, 4, 6]
+    assert result["config"]["evaluation"]["more"] == 2
+    row = f"  {'real data, tuned for 6 steps':<44}{longer['accuracy']:7.1%} ± {longer['accuracy_std']:.1%}"
+    assert row in capsys.readouterr().out.splitlines()
 
 
 def test_transfer_judges_a_run_on_other_learners(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -81,6 +81,7 @@ def test_differences_are_named() -> None:
         (MetaConfig, {"final_lr": 1.5}, r"meta.final_lr in \[0, 1\]"),
         (MetaConfig, {"clip_norm": -1.0}, "meta.clip_norm not negative"),
         (EvaluationConfig, {"learners": 1}, "learners >= 2"),
+        (EvaluationConfig, {"more": 0}, "more >= 1"),
         (EvaluationConfig, {"real_lrs": ()}, "grid of positive learning rates"),
         (EvaluationConfig, {"real_lrs": (0.1, float("nan"))}, "grid of positive learning rates"),
         (EvaluationConfig, {"real_momenta": (1.0,)}, r"momenta in \[0, 1\); given .* and \(1.0,\)"),

@@ -19,6 +19,7 @@ from minigtn.evaluate import (
     real_batches,
     real_curves,
     seconds_of_training,
+    steps_to_reach,
     taught_curves,
     tune_real_arm,
 )
@@ -129,6 +130,7 @@ def test_final_evaluation(digits: Dataset, curriculum: Curriculum) -> None:
         assert result[f"{arm}_accuracy_std"] == pytest.approx(curves[:, -1].std().item())
         assert result[f"{arm}_curve"]["mean"] == pytest.approx(curves.mean(0).tolist())
         assert len(result[f"{arm}_curve"]["std"]) == 4
+    assert "longer" not in result
     assert best["tuned_on"] == "validation"
     assert best["tuning_images"] == len(digits.valid)
     assert best["at_edge_of_grid"] is True  # a grid of two learning rates is all edge
@@ -137,6 +139,39 @@ def test_final_evaluation(digits: Dataset, curriculum: Curriculum) -> None:
     for one in (result, again):
         assert all(seconds > 0 for seconds in one.pop("seconds_per_learner").values())
     assert again == result
+
+
+@pytest.mark.parametrize("lr", [0.3, 1e-9])
+def test_the_longer_real_arm_is_tuned_again_among_the_finalists(
+    digits: Dataset, curriculum: Curriculum, lr: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def tune(learner: Any, data: Dataset, config: EvaluationConfig, seed: int, steps: int, batch_size: int, grid: Any = None) -> Any:
+        calls.append((steps, batch_size, grid))
+        grid = grid[::-1] if grid else [(0.1, 0.5), (lr, 0.8), (0.5, 0.9)]
+        return [{"lr": lr, "momentum": momentum, "valid_accuracy": 0.5} for lr, momentum in grid]
+
+    monkeypatch.setattr(evaluate, "tune_real_arm", tune)
+    monkeypatch.setattr(evaluate, "FINALISTS", 2)
+    result = final_evaluation(dataclasses.replace(TINY, evaluation=dataclasses.replace(EVALUATION, more=3)), digits, curriculum)
+    assert calls == [(6, 32, None), (18, 32, [(0.1, 0.5), (lr, 0.8)])]
+    assert (result["real_arm"]["lr"], result["inner_steps"]) == (0.1, 6)
+    longer = result["longer"]
+    assert (longer["lr"], longer["momentum"], longer["steps"]) == (lr, 0.8, [1, 2, 4, 8, 16, 18])
+    curves = real_curves(LEARNERS, digits, digits.test, [seed_for(0, Purpose.TEST, i) for i in range(2)], 18, 32, lr, 0.8)
+    assert longer["curve"] == {"mean": pytest.approx(curves.mean(0).tolist()), "std": pytest.approx(curves.std(0).tolist())}
+    assert (longer["accuracy"], longer["accuracy_std"]) == pytest.approx((curves[:, -1].mean().item(), curves[:, -1].std().item()))
+    if lr == 0.3:
+        before, at = (longer["curve"]["mean"][longer["steps"].index(longer["steps_to_match"]) + i] for i in (-1, 0))
+        assert before < result["gtn_accuracy"] <= at
+    else:  # learners that stay as they were
+        assert longer["steps_to_match"] is None
+
+
+@pytest.mark.parametrize(("level", "step"), [(0.0, 1), (0.5, 2), (0.7, 4), (0.8, 4), (0.81, None)])
+def test_a_level_is_reached_at_the_first_reading_that_is_not_below_it(level: float, step: int | None) -> None:
+    assert steps_to_reach(level, [1, 2, 4, 8], [0.1, 0.5, 0.8, 0.7]) == step
 
 
 def test_final_evaluation_is_where_test_data_are_read(digits: Dataset, curriculum: Curriculum) -> None:

@@ -60,6 +60,8 @@ def test_columns_say_the_steps():
     assert make("gtn", whole, SPACE, DIGITS, 0).columns == ("gtn-10",)
     real = make("real-2x", whole, SPACE, DIGITS, 0, tuning=SETTINGS)
     assert (real.steps, real.batch_size) == (20, minigtn.load_curriculum("digits-10").x.shape[1])
+    later = replace(CONFIG, curriculum="not/yet/there", steps=4, batch_size=10)  # real data can be scored before the curriculum is made
+    assert make("real", later, SPACE, DIGITS, 0, tuning=SETTINGS).columns == ("real-4", "tse-4")
 
 
 def test_gtn_is_teach_and_validation_accuracy():

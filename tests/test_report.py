@@ -17,6 +17,7 @@ import torch
 from minigtn import figures, report
 from minigtn.config import RunConfig, to_dict
 from minigtn.curriculum import PIXEL_RANGE, Curriculum, load_curriculum
+from minigtn.evaluate import reading_steps
 
 T, B, K = 4, 5, 3
 NAMES = ("<b>cat</b>", "dog & co", '"frog"')
@@ -52,6 +53,13 @@ def result() -> dict[str, Any]:
         "versions": {"python": "3.11.1"},
         "device": "CPU, one thread",
     }
+
+
+def with_longer(match: int | None, steps: tuple[int, ...] = (1, 2, 4, 8, 16)) -> dict[str, Any]:
+    """A result with real data for more steps, too."""
+    curve = {"mean": [i / 10 for i in range(len(steps))], "std": [0.01] * len(steps)}
+    sizes = {"lr": 0.02, "momentum": 0.9, "accuracy": curve["mean"][-1], "accuracy_std": 0.01}
+    return result() | {"longer": {"steps": [*steps], "curve": curve, **sizes, "steps_to_match": match}}
 
 
 def records(n: int = 30, skipped: int = 0) -> list[dict[str, Any]]:
@@ -98,6 +106,7 @@ def test_finished_run_shows_the_numbers_of_its_result(finished: Path) -> None:
     assert "a learning rate from 0.1 to 0.4 and a momentum from 0.5 to 0.9" in text
     assert "best at outer step 30 (80.0%), and that teacher is the result" in text
     assert "learning rate 0.2 and momentum 0.5, by validation accuracy (2,000 images)" in text
+    assert "that the curriculum gives in" not in text
     assert "not finished" not in text
     assert "edge of its grid" not in text
     assert "not finite" not in text
@@ -342,6 +351,29 @@ def test_the_accuracy_is_drawn_in_steps_images_and_seconds(finished: Path, monke
     real, taught = panel.lines
     assert taught.x.tolist() == real.x.tolist() == [1, 2, 4]
     np.testing.assert_allclose(taught.y, [30, 85, 91.234])
+
+
+@pytest.mark.parametrize(("match", "says"), [(16, "need at most 16 steps for"), (None, "do not reach")])
+def test_real_data_for_more_steps_are_a_third_line_and_a_sentence(
+    match: int | None, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(tmp_path / "run", records(), curriculum(), with_longer(match))
+    text = text_of(report.write(run))
+    assert f"Tuned for 16 steps (learning rate 0.02, momentum 0.9), real data {says} the 91.2% that the curriculum gives in 4;" in text
+    (panel,), ticks = drawn_accuracy(run, monkeypatch)
+    longer, real, taught = panel.lines
+    assert taught.x.tolist() == real.x.tolist() == [1, 2, 4]
+    assert longer.x.tolist() == list(ticks) == [1, 2, 4, 8, 16]
+    np.testing.assert_allclose(longer.y, [0, 10, 20, 30, 40])
+    assert (longer.label, longer.colour, longer.dashed, real.dashed) == ("real, 16 steps", "real", True, False)
+    assert ticks[16] == "16\n80\n0.17"
+
+
+@pytest.mark.parametrize(("steps", "expected"), [(100, [1, 2, 4, 8, 16, 32, 100]), (1280, [2, 8, 32, 128, 512, 1280])])
+def test_ticks_of_many_steps_are_far_enough_apart(steps: int, expected: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    judged = with_longer(None, tuple(reading_steps(steps)))
+    _, ticks = drawn_accuracy(make_run(tmp_path / "run", records(), curriculum(), judged), monkeypatch)
+    assert list(ticks) == expected
 
 
 def test_ticks_are_far_enough_apart_to_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from minigtn import Curriculum, data, transfer
+from minigtn import Curriculum, data, evaluate, transfer
 from minigtn.config import EvaluationConfig, Purpose, RunConfig, seed_for
 from minigtn.data import Dataset, Split
 from minigtn.evaluate import real_batches, real_curves, taught_curves
@@ -75,7 +75,7 @@ def test_step_sizes_of_the_real_arms_are_tuned_without_test_data(
         return [{"lr": lr, "momentum": 0.5, "valid_accuracy": 1 - lr} for lr in (0.01, 0.1, 0.3)]
 
     monkeypatch.setattr(transfer, "tune_real_arm", tune)
-    monkeypatch.setattr(transfer, "FINALISTS", 2)
+    monkeypatch.setattr(evaluate, "FINALISTS", 2)
     transfer.transfer(CONFIG, digits, curricula, names=["base"], more=4)
     assert calls == [(3, None), (12, [(0.01, 0.5), (0.1, 0.5)])]
 
