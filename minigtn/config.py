@@ -45,6 +45,9 @@ class MetaConfig:
     sample_learners: Literal["none", "zoo", "nas-bench-macro", "nas-bench-201", "cells"] = "none"
     """Where every learner gets an architecture of its own from, so that the teacher generalises: varied from the run's (minigtn.zoo), or
     drawn at random from a search space (minigtn.nas.spaces). With none all have the run's."""
+    sample_after: int = 0
+    """Outer steps before learners are sampled, in which all have the run's. Deep networks hardly teach a fresh teacher: a learner that is
+    easily taught shows the way (docs/log.md). Validations always take sampled ones."""
     sample_channels: int = 0
     """Channels of the first stage of networks from a search space; 0 takes the space's own. Narrow ones are cheap to teach."""
     sample_cells: int = 0
@@ -68,8 +71,8 @@ class MetaConfig:
     """Non-finite meta-gradients in a row after which the run stops."""
 
     def __post_init__(self) -> None:
-        least_of = {"outer_steps": 1, "real_batch": 1, "readout_every": 0, "learners": 1, "sample_channels": 0, "sample_cells": 0,
-                    "block_size": 1, "valid_every": 0, "valid_learners": 1, "checkpoint_every": 1, "max_skipped": 1}  # fmt: skip
+        least_of = {"outer_steps": 1, "real_batch": 1, "readout_every": 0, "learners": 1, "sample_after": 0, "sample_channels": 0,
+                    "sample_cells": 0, "block_size": 1, "valid_every": 0, "valid_learners": 1, "checkpoint_every": 1, "max_skipped": 1}  # fmt: skip
         for name, least in least_of.items():
             if getattr(self, name) < least:
                 raise ValueError(f"meta.{name} must be at least {least}, not {getattr(self, name)}")
@@ -166,11 +169,26 @@ PRESETS: dict[str, RunConfig] = {
         meta=MetaConfig(outer_steps=1000, lr=0.01, readout_every=4, checkpoint_every=25),
     ),
     "mnist-paper": RunConfig(dataset="mnist", learner=MNIST_LEARNER),
+    "cifar10-tiny": RunConfig(
+        dataset="cifar10",
+        learner=LearnerConfig(channels=(8, 16), hidden=(), global_pool=True, norm="batch", pool="average"),
+        teacher=TeacherConfig(inner_steps=4, batch_size=20, z_size=16, dense=32, channels=(16, 8), lr=0.1),
+        meta=MetaConfig(outer_steps=20, lr=0.01, real_batch=64, readout_every=2, valid_every=10, valid_learners=2, checkpoint_every=10),
+        evaluation=EvaluationConfig(learners=3, real_lrs=(0.03, 0.1, 0.3), real_momenta=(0.5, 0.9), tuning_learners=1, more=4),
+    ),
+    "cifar10-small": RunConfig(
+        dataset="cifar10",
+        learner=LearnerConfig(channels=(16, 32, 32, 64, 64), pool_after=(1, 3), hidden=(), global_pool=True, norm="batch", pool="average"),
+        teacher=TeacherConfig(inner_steps=16, batch_size=20, z_size=64, dense=256, channels=(64, 32), lr=0.05),
+        meta=MetaConfig(outer_steps=400, lr=0.01, real_batch=64, readout_every=4, checkpoint_every=25),
+        evaluation=EvaluationConfig(learners=5, real_lrs=(0.01, 0.03, 0.1, 0.3, 1.0), real_momenta=(0.5, 0.9), tuning_learners=2, more=4),
+    ),
     "cifar10-paper": RunConfig(
         dataset="cifar10",
         learner=CIFAR_LEARNER,
         teacher=TeacherConfig(inner_steps=128),
         meta=MetaConfig(lr=0.004, betas=(0.9, 0.9), eps=1e-5, real_batch=256, augment=True, readout_every=16),
+        evaluation=EvaluationConfig(more=4),
     ),
 }
 

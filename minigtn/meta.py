@@ -138,7 +138,7 @@ class MetaTraining:
         """The sum of the meta-losses of these of the run's learners, over the number of learners in an outer step."""
         meta, teacher, train = self.config.meta, self.config.teacher, self.data.train
         weights, images = ([seed_for(self.config.seed, purpose, i) for i in numbers] for purpose in (Purpose.LEARNER, Purpose.REAL_BATCH))
-        learner = self.learner_for(weights[0])
+        learner = self.learner if self.progress.step < meta.sample_after else self.learner_for(weights[0])
         readout = real_readout(InBfloat16(learner) if meta.precision == "bfloat16" else learner, train, meta, teacher.inner_steps, images)
         members = [learner.init(seed, dtype=train.x.dtype, device=train.x.device) for seed in weights]
         params = members[0] if len(members) == 1 else stack(members)

@@ -98,6 +98,42 @@ def test_sampled_learners_have_architectures_of_their_own(digits: Dataset) -> No
     assert MetaTraining(tiny(), digits).learner_for(3).config == LEARNER
 
 
+def test_learners_come_from_a_search_space(digits: Dataset) -> None:
+    sizes = {"sample_learners": "nas-bench-201", "sample_channels": 4, "sample_cells": 1}
+    training = MetaTraining(tiny(learners=2, **sizes), digits)
+    seeds = [seed_for(0, Purpose.LEARNER, i) for i in range(60)]
+    weights = [training.learner_for(seed).init(seed) for seed in seeds[:12]]
+    assert len({sum(p.numel() for p in params.values()) for params in weights}) > 5
+    assert all(params["0.weight"].shape == (4, 1, 3, 3) for params in weights)  # the stem's channels
+    record = training.outer_step()
+    assert record["skipped"] == 0
+    assert record["grad_norm"] > 0
+    assert 0 <= training.validate() <= 1
+
+
+def test_the_runs_own_learner_comes_first(digits: Dataset) -> None:
+    """With ``sample_after`` the first steps are those without sampling; from then on they are not, and validations never are."""
+    plain, later = (MetaTraining(tiny(outer_steps=4, **changes), digits) for changes in ({}, {"sample_learners": "zoo", "sample_after": 2}))
+    losses = [[training.outer_step()["meta_loss"] for _ in range(4)] for training in (plain, later)]
+    assert losses[0][:2] == losses[1][:2]
+    assert losses[0][2:] != losses[1][2:]
+    assert plain.validate() != later.validate()
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"sample_after": -1}, "meta.sample_after must be at least 0, not -1"),
+        ({"sample_learners": "zoo", "sample_channels": 4}, "sizes of a search space; name one as meta.sample-learners"),
+        ({"sample_learners": "nas-bench-macro", "sample_cells": 2}, "nas-bench-macro has no size 'cells_per_stage'"),
+        ({"sample_learners": "cells", "sample_channels": 5}, "channels must be even, not 5"),
+    ],
+)
+def test_bad_samples_are_refused(changes: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        tiny(**changes)
+
+
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_curriculum_variant_is_meta_trained(digits: Dataset, name: str) -> None:
     config = dataclasses.replace(tiny(outer_steps=2, learners=2), teacher=variant(TEACHER, name))

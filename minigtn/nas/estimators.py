@@ -230,12 +230,13 @@ def make(
         raise ValueError(f"there is no estimator {name!r}; there are {', '.join(NAMES)}, and real-Nx and tse-Nx for N times the steps")
     if kind in ("params", "flops", "synflow", "naswot"):
         return Free(kind, config.probe_images)  # type: ignore[arg-type]
-    curriculum = load_curriculum(config.curriculum) if config.curriculum else None
+    steps, batch_size = config.steps, config.batch_size
+    needed = kind == "gtn" or not (steps and batch_size)  # real data can be scored before there is a curriculum
+    curriculum = load_curriculum(config.curriculum) if config.curriculum and needed else None
     if kind == "gtn":
         if curriculum is None:
             raise ValueError("gtn needs a curriculum: a run's folder, a curriculum file, or the name of one that comes with the package")
         return Taught(_first_steps(curriculum, config.steps, data))
-    steps, batch_size = config.steps, config.batch_size
     if curriculum is not None:
         steps, batch_size = steps or len(curriculum.x), batch_size or curriculum.x.shape[1]
     if not steps or not batch_size:

@@ -1,0 +1,67 @@
+#!/usr/bin/env bash
+# Does a curriculum rank networks better than as many steps on real data? A teacher is meta-trained on CIFAR-10; then networks of a published
+# table are scored by its curriculum, by real data (k and 9k steps, tuned), and by what costs no training.
+#   benchmarks/nas.sh --size small --table nas-bench-macro-cifar10.csv --data FOLDER --out FOLDER      two CPU cores, under an hour
+#   benchmarks/nas.sh --size paper --device cuda --networks 500 --workers 8 --table ... --out FOLDER   one GPU; not run yet
+# --space nas-bench-201 takes the other table, --teacher FOLDER a teacher that is there. A second run goes on where the first was stopped.
+# --size tiny runs the same lines on digits, with a table made up on the spot, to see that they work.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+device=cpu size=small out="" table="" teacher="" networks=64 workers=2 space=nas-bench-macro data=()
+while [ $# -gt 0 ]; do
+    case "$1" in
+        --device) device=$2 ;;
+        --size) size=$2 ;;
+        --out) out=$2 ;;
+        --table) table=$2 ;;
+        --teacher) teacher=$2 ;;
+        --networks) networks=$2 ;;
+        --workers) workers=$2 ;;
+        --space) space=$2 ;;
+        --data) data=(--data-dir "$2") ;;
+        *) echo "unknown flag $1; see the first lines of $0" >&2; exit 2 ;;
+    esac
+    shift 2
+done
+[ -n "$out" ] || { echo "give the folder for the results: --out FOLDER" >&2; exit 2; }
+mkdir -p "$out"
+python=${PYTHON:-.venv/bin/python}
+train=() rank=(--space "$space" --networks "$networks" "${data[@]}" --device "$device")
+case "$size" in
+    tiny)
+        train=(--preset tiny --meta.outer-steps 4)
+        table="$out/table.csv" rank=(--dataset digits --networks 4 --bootstrap 20 --estimate.valid-images 100 --estimate.real-lrs 0.1
+            --estimate.real-momenta 0.5 --estimate.tuning-networks 1)
+        printf '%s\n' arch,accuracy 00000000,1 01010101,2 10101010,3 22222222,4 > "$table"
+        steps=4 batch=20 ;;
+    small)
+        train=(--preset cifar10-small "${data[@]}")
+        rank+=(--estimate.valid-images 500 --estimate.real-lrs 0.01 0.03 0.1 0.3 --estimate.real-momenta 0.9 --estimate.tuning-networks 2)
+        steps=16 batch=20 ;;
+    paper)
+        train=(--preset cifar10-paper "${data[@]}")
+        rank+=(--estimate.valid-images 5000)
+        steps=128 batch=128 ;;
+    *) echo "the sizes are tiny, small and paper, not $size" >&2; exit 2 ;;
+esac
+[ -n "$table" ] || { echo "give the table of accuracies: --table FILE.csv" >&2; exit 2; }
+[ -n "$teacher" ] || teacher="$out/teacher"
+baselines=(real params flops synflow naswot real-9x)
+
+rank=("$python" -m minigtn nas rank "$table" "${rank[@]}" --out "$out/rank" --estimate.curriculum "$teacher"
+    --estimate.steps "$steps" --estimate.batch-size "$batch")
+baselines_pid=""
+stop_baselines() {  # they finish the score in hand; the last line goes on with the rest
+    [ -z "$baselines_pid" ] || { kill -TERM "$baselines_pid" 2> /dev/null && wait "$baselines_pid"; } || true
+}
+trap stop_baselines EXIT
+
+if [ ! -e "$teacher/curriculum.safetensors" ]; then
+    # the baselines need no teacher: on a CPU they begin on the core that it leaves free
+    [ "$device" = cuda ] || { "${rank[@]}" --estimators "${baselines[@]}" > "$out/baselines.log" 2>&1 & baselines_pid=$!; }
+    resume=$([ -e "$teacher/checkpoint.safetensors" ] && echo --resume || true)
+    "$python" -m minigtn train "${train[@]}" --device "$device" --out "$teacher" $resume
+    stop_baselines
+fi
+"${rank[@]}" --estimators gtn "${baselines[@]}" --workers "$workers"
+echo "all: $SECONDS s"
