@@ -72,7 +72,8 @@ class MetaConfig:
 
     def __post_init__(self) -> None:
         least_of = {"outer_steps": 1, "real_batch": 1, "readout_every": 0, "learners": 1, "sample_after": 0, "sample_channels": 0,
-                    "sample_cells": 0, "block_size": 1, "valid_every": 0, "valid_learners": 1, "checkpoint_every": 1, "max_skipped": 1}  # fmt: skip
+                    "sample_cells": 0, "block_size": 1, "valid_every": 0, "valid_learners": 1, "checkpoint_every": 1,
+                    "max_skipped": 1}  # fmt: skip
         for name, least in least_of.items():
             if getattr(self, name) < least:
                 raise ValueError(f"meta.{name} must be at least {least}, not {getattr(self, name)}")

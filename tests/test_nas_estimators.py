@@ -159,6 +159,18 @@ def test_tuning_takes_the_best_by_validation_and_says_what_it_cost():
     assert (again.lr, again.momentum) == (real.lr, real.momentum)
 
 
+def test_the_curriculums_learning_rates_are_scaled_as_validation_says():
+    plain = make("gtn", CONFIG, SPACE, DIGITS, 0)
+    assert plain.tuning == {}
+    scaled = make("gtn", replace(CONFIG, lr_scales=(1e-4, 1.0, 0.5), tuning_networks=2), SPACE, DIGITS, 0)
+    tried = {setting["lr_scale"]: setting["valid_accuracy"] for setting in scaled.tuning["tried"]}
+    assert sorted(tried) == [1e-4, 0.5, 1.0]
+    assert tried[1e-4] < max(tried.values()) == scaled.tuning["valid_accuracy"]
+    assert scaled.curriculum.lr.equal(scaled.tuning["lr_scale"] * plain.curriculum.lr)
+    again = make("gtn", replace(CONFIG, lr_scales=(7.0, 8.0)), SPACE, DIGITS, 0, tuning=scaled.tuning)  # not tuned again
+    assert again.curriculum.lr.equal(scaled.curriculum.lr)
+
+
 @pytest.mark.parametrize(
     ("name", "changes", "sentence"),
     [
@@ -172,6 +184,7 @@ def test_tuning_takes_the_best_by_validation_and_says_what_it_cost():
         ("real", {"curriculum": "", "steps": 0}, "real needs a number of steps and a batch size"),
         ("real", {"real_momenta": (1.0,)}, "real_momenta must be"),
         ("real", {"real_lrs": ()}, "real_lrs must be"),
+        ("gtn", {"lr_scales": (1.0, 0.0)}, "lr_scales must be"),
         ("gtn", {"valid_batch": 0}, "valid_batch must be at least 1"),
     ],
 )

@@ -1,6 +1,7 @@
 """Several processes score what one does, all of it and nothing twice; a killed one is told of."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 
@@ -13,7 +14,7 @@ from tiny_space import Mortal, TinySpace, WideSpace
 DIGITS = data.load("digits")
 CONFIG = EstimatorConfig(
     curriculum="digits-10", steps=2, batch_size=10, valid_images=50, valid_batch=50,
-    real_lrs=(0.01, 0.1), real_momenta=(0.5,), tuning_networks=2,
+    tuning_networks=2,
 )  # fmt: skip
 
 
@@ -35,7 +36,8 @@ def test_workers_change_no_score():
     assert one == two
     assert len(one) == 3 * 4  # real fills two columns
     real = estimators[1]
-    tunings = [tune(real, CONFIG, space, DIGITS, 0, workers) for workers in (1, 2)]
+    candidates = [({"lr": lr}, replace(real, lr=lr)) for lr in (0.01, 0.1)]
+    tunings = [tune(candidates, CONFIG, space, DIGITS, 0, workers) for workers in (1, 2)]
     assert [t.pop("seconds") > 0 for t in tunings] == [True, True]
     assert tunings[0] == tunings[1]
 

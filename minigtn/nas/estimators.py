@@ -22,7 +22,7 @@ import itertools
 import math
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, Protocol
@@ -62,16 +62,19 @@ class EstimatorConfig:
     """Learning rates tried for real data."""
     real_momenta: tuple[float, ...] = (0.5, 0.9)
     """Momenta tried with each of them."""
+    lr_scales: tuple[float, ...] = (1.0,)
+    """Factors of the curriculum's learning rates tried for gtn: wider networks than its teacher knew want smaller ones."""
     tuning_networks: int = 3
-    """Networks whose mean validation accuracy chooses among those; they are drawn for this alone."""
+    """Networks whose mean validation accuracy chooses among all those; they are drawn for this alone."""
 
     def __post_init__(self) -> None:
         least_of = {"steps": 0, "batch_size": 0, "valid_images": 1, "valid_batch": 1, "probe_images": 2, "tuning_networks": 1}
         for name, least in least_of.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, but it is {getattr(self, name)}")
-        if not self.real_lrs or min(self.real_lrs) <= 0 or not all(map(math.isfinite, self.real_lrs)):
-            raise ValueError(f"real_lrs must be positive numbers, at least one, but they are {self.real_lrs}")
+        for name in ("real_lrs", "lr_scales"):
+            if not getattr(self, name) or not all(0 < value < math.inf for value in getattr(self, name)):
+                raise ValueError(f"{name} must be positive numbers, at least one, but they are {getattr(self, name)}")
         if not self.real_momenta or not all(0 <= momentum < 1 for momentum in self.real_momenta):
             raise ValueError(f"real_momenta must be numbers in [0, 1), at least one, but they are {self.real_momenta}")
 
@@ -130,6 +133,11 @@ class Estimator(Protocol):
     """One way to guess; it may fill several columns of the table from one training run."""
 
     @property
+    def tuning(self) -> dict[str, Any]:
+        """How its settings were chosen, and what that cost; empty where there was nothing to choose."""
+        ...
+
+    @property
     def columns(self) -> tuple[str, ...]:
         """Names of what :meth:`score` returns; a search maximises the first."""
         ...
@@ -141,9 +149,13 @@ class Estimator(Protocol):
 
 @dataclass(frozen=True)
 class Taught:
-    """Validation accuracy after the steps of a curriculum. Cost: those T training steps, and the validation images once."""
+    """Validation accuracy after the steps of a curriculum. Cost: those T training steps, and the validation images once.
+
+    ``tuning`` says how the factor of its learning rates was found, if there was a choice, and what that cost.
+    """
 
     curriculum: Curriculum
+    tuning: dict[str, Any] = field(default_factory=dict)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -199,6 +211,7 @@ class Free:
 
     name: Literal["params", "flops", "synflow", "naswot"]
     probe_images: int = 64
+    tuning: dict[str, Any] = field(default_factory=dict)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -236,32 +249,52 @@ def make(
     if kind == "gtn":
         if curriculum is None:
             raise ValueError("gtn needs a curriculum: a run's folder, a curriculum file, or the name of one that comes with the package")
-        return Taught(_first_steps(curriculum, config.steps, data))
+        taught = Taught(_first_steps(curriculum, config.steps, data))
+        if config.lr_scales == (1.0,):
+            return taught
+        scales = [({"lr_scale": scale}, _scaled(taught, scale)) for scale in config.lr_scales]
+        tuning = tune(scales, config, space, data, seed, workers) if tuning is None else tuning
+        return replace(_scaled(taught, tuning["lr_scale"]), tuning=tuning)
     if curriculum is not None:
         steps, batch_size = steps or len(curriculum.x), batch_size or curriculum.x.shape[1]
     if not steps or not batch_size:
         raise ValueError(f"{name} needs a number of steps and a batch size, or a curriculum to take them from")
     real = Real(times * steps, batch_size, 0.0, 0.0)
-    tuning = tune(real, config, space, data, seed, workers) if tuning is None else tuning
+    grid = itertools.product(config.real_lrs, config.real_momenta)
+    candidates = [({"lr": lr, "momentum": momentum}, replace(real, lr=lr, momentum=momentum)) for lr, momentum in grid]
+    tuning = tune(candidates, config, space, data, seed, workers) if tuning is None else tuning
     return replace(real, lr=tuning["lr"], momentum=tuning["momentum"], validate=kind == "real", tuning=tuning)
 
 
-def tune(real: Real, config: EstimatorConfig, space: Any, data: Dataset, seed: int, workers: int = 1) -> dict[str, Any]:
-    """Mean validation accuracy of a few networks for every (lr, momentum) of the grid, the best chosen; what diverges counts as 0."""
-    clock = _clock(data.train.x.device)
+def tune(
+    candidates: Sequence[tuple[dict[str, float], Estimator]],
+    config: EstimatorConfig,
+    space: Any,
+    data: Dataset,
+    seed: int,
+    workers: int = 1,
+) -> dict[str, Any]:
+    """Mean validation accuracy of a few networks by every candidate (its setting, and the estimator with it), the best chosen; what
+    diverges counts as 0."""
+    clock, column = _clock(data.train.x.device), candidates[0][1].columns[0]
     archs = [space.sample(seed_for(seed, Purpose.TUNED_NETWORKS, i)) for i in range(config.tuning_networks)]
     networks = [Network(arch, space, data, seed, config.valid_images, config.valid_batch) for arch in archs]
-    grid = list(itertools.product(config.real_lrs, config.real_momenta))
-    tasks = [(network, replace(real, lr=lr, momentum=momentum)) for lr, momentum in grid for network in networks]
+    tasks = [(network, estimator) for _, estimator in candidates for network in networks]
     values = np.zeros(len(tasks))
-    for i, scores in tqdm(score_all(tasks, workers), desc=f"tune {real.columns[0]}", unit="network", total=len(tasks), leave=False):
-        values[i] = np.nan_to_num(scores[real.columns[0]].value)
-    means = values.reshape(len(grid), -1).mean(1).tolist()
-    tried = [{"lr": lr, "momentum": momentum, "valid_accuracy": mean} for (lr, momentum), mean in zip(grid, means, strict=True)]
+    for i, scores in tqdm(score_all(tasks, workers), desc=f"tune {column}", unit="network", total=len(tasks), leave=False):
+        values[i] = np.nan_to_num(scores[column].value)
+    means = values.reshape(len(candidates), -1).mean(1).tolist()
+    tried = [{**setting, "valid_accuracy": mean} for (setting, _), mean in zip(candidates, means, strict=True)]
     best: dict[str, Any] = max(tried, key=lambda setting: setting["valid_accuracy"])
-    edges = (best["lr"], min(config.real_lrs)), (best["lr"], max(config.real_lrs)), (best["momentum"], max(config.real_momenta))
+    ranges = {name: sorted(setting[name] for setting, _ in candidates) for name in candidates[0][0]}
+    edges = [(best[name], values[-1]) for name, values in ranges.items()]
+    edges += [(best[name], values[0]) for name, values in ranges.items() if name != "momentum"]
     at_edge = any(value == edge for value, edge in edges)
     return {**best, "at_edge_of_grid": at_edge, "networks": archs, "tried": tried, "seconds": round(clock(), 3)}
+
+
+def _scaled(taught: Taught, scale: float) -> Taught:
+    return replace(taught, curriculum=replace(taught.curriculum, lr=scale * taught.curriculum.lr))
 
 
 def _first_steps(curriculum: Curriculum, steps: int, data: Dataset) -> Curriculum:

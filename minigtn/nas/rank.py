@@ -26,7 +26,7 @@ from minigtn.data import Dataset
 from minigtn.files import environment, read_json, read_metrics, write_atomically, write_json
 from minigtn.interrupt import deferred_interrupt
 from minigtn.nas import spaces
-from minigtn.nas.estimators import Estimator, EstimatorConfig, Network, Real, make
+from minigtn.nas.estimators import Estimator, EstimatorConfig, Network, make
 from minigtn.nas.scoring import score_all
 
 TRUTHS = ("mean_acc", "cifar10_test", "accuracy")  # known names of a table's accuracy column
@@ -81,7 +81,7 @@ def rank(
     made: list[Estimator] = []
     for name in config.estimators:
         made.append(make(name, estimators, space, data, config.seed, tuning.get(name), config.workers))
-        if isinstance(made[-1], Real) and name not in tuning:
+        if made[-1].tuning and name not in tuning:
             tuning[name] = made[-1].tuning
             write_json(folder / "tuning.json", tuning)
     known = read_metrics(folder / "scores.jsonl")

@@ -21,6 +21,7 @@ from minigtn.nas.rank import read_scores
 from minigtn.report import CSS, _card, _note, _table, _uri
 
 RASTER = 1000  # points from which a scatter plot is pixels inside the SVG
+SETTINGS = {"lr": "learning rate", "momentum": "momentum", "lr_scale": "the curriculum's learning rates times"}  # that are tuned
 PARTS = {"all": "all networks", "better_half": "the better half"}
 OWN_CSS = """
 .ranks td, .ranks th { padding: 5px 10px; text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
@@ -153,9 +154,8 @@ def _settings(result: dict[str, Any], saved: dict[str, Any], tuning: dict[str, A
     tables = _table({name.replace("_", "-"): value for name, value in config.items()}) + _table(made)
     notes = ""
     for name, tuned in tuning.items():
-        text = (
-            f"{name}: learning rate {tuned['lr']:g} and momentum {tuned['momentum']:g} were the best of {len(tuned['tried'])} settings on "
-        )
+        chosen = " and ".join(f"{SETTINGS[key]} {tuned[key]:g}" for key in SETTINGS if key in tuned)
+        text = f"{name}: {chosen} {'were' if 'and' in chosen else 'was'} the best of {len(tuned['tried'])} settings on "
         text += f"validation data, with {len(tuned['networks'])} networks each; tuning took {tuned['seconds']:,.1f} s."
         text += " It is at the edge of the grid: a wider one may do better." if tuned["at_edge_of_grid"] else ""
         notes += _note(text)

@@ -28,7 +28,7 @@ from tqdm import tqdm
 from minigtn.config import Purpose, seed_for
 from minigtn.data import Dataset
 from minigtn.nas import spaces
-from minigtn.nas.estimators import Estimator, EstimatorConfig, Network, Real, make
+from minigtn.nas.estimators import Estimator, EstimatorConfig, Network, make
 from minigtn.nas.study import Claim, History, SearchStopped, Study, failures, in_state, parameters
 
 MAY_CHANGE = ("trials", "workers", "storage", "study", "heartbeat")  # when a search goes on
@@ -114,7 +114,7 @@ def search(
     with closing(_study(config, estimators)) as study:
         if estimator is None:
             estimator = make(config.estimator, estimators, space, data, config.seed, study.recall("tuning"))
-            if isinstance(estimator, Real):
+            if estimator.tuning:
                 study.remember("tuning", estimator.tuning)
         job = _Job(config, estimators, data, space, estimator, torch.get_num_threads())
         done = len(in_state(study.trials(), "COMPLETE"))
