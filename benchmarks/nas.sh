@@ -7,7 +7,7 @@
 # --size tiny runs the same lines on digits, with a table made up on the spot, to see that they work.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-device=cpu size=small out="" table="" teacher="" networks=64 workers=2 space=nas-bench-macro data=()
+device=cpu size=small out="" table="" teacher="" networks=60 workers=2 space=nas-bench-macro data=()
 while [ $# -gt 0 ]; do
     case "$1" in
         --device) device=$2 ;;
@@ -36,11 +36,11 @@ case "$size" in
         steps=4 batch=20 ;;
     small)
         train=(--preset cifar10-small "${data[@]}")
-        rank+=(--estimate.valid-images 500 --estimate.real-lrs 0.01 0.03 0.1 0.3 --estimate.real-momenta 0.9 --estimate.tuning-networks 2)
+        rank+=(--estimate.valid-images 500 --estimate.lr-scales 1 0.5 0.25 0.125 --estimate.real-lrs 0.01 0.03 0.1 0.3 --estimate.real-momenta 0.9 --estimate.tuning-networks 2)
         steps=16 batch=20 ;;
     paper)
         train=(--preset cifar10-paper "${data[@]}")
-        rank+=(--estimate.valid-images 5000)
+        rank+=(--estimate.valid-images 5000 --estimate.lr-scales 1 0.5 0.25)
         steps=128 batch=128 ;;
     *) echo "the sizes are tiny, small and paper, not $size" >&2; exit 2 ;;
 esac

@@ -181,7 +181,7 @@ PRESETS: dict[str, RunConfig] = {
         dataset="cifar10",
         learner=LearnerConfig(channels=(16, 32, 32, 64, 64), pool_after=(1, 3), hidden=(), global_pool=True, norm="batch", pool="average"),
         teacher=TeacherConfig(inner_steps=16, batch_size=20, z_size=64, dense=256, channels=(64, 32), lr=0.05),
-        meta=MetaConfig(outer_steps=400, lr=0.01, real_batch=64, readout_every=4, checkpoint_every=25),
+        meta=MetaConfig(outer_steps=800, lr=0.01, real_batch=64, readout_every=4, checkpoint_every=25),
         evaluation=EvaluationConfig(learners=5, real_lrs=(0.01, 0.03, 0.1, 0.3, 1.0), real_momenta=(0.5, 0.9), tuning_learners=2, more=4),
     ),
     "cifar10-paper": RunConfig(
