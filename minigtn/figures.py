@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,17 +49,9 @@ def svg(panels: list[Panel], xlabel: str, palette: dict[str, str], ticks: dict[i
 
     ``ticks``: the x-axis is logarithmic, with these labels at these places; those of several lines are readings of several scales.
     """
-    import matplotlib.style
-    from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    ink = dict.fromkeys(("text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), palette["ink"])
-    line = dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color", "grid.color"), palette["line"])
-    ground = dict.fromkeys(("figure.facecolor", "axes.facecolor"), "none")
-    off = dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False)
-    look = {**ink, **line, **ground, **off, "axes.grid": True, "font.size": 10, "legend.fontsize": 9, "svg.hashsalt": "minigtn"}
-    with matplotlib.style.context(["default", look]):
-        figure = Figure(figsize=FIGURE, layout="constrained")
+    with canvas(palette) as figure:
         for axes, panel in zip(figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0], panels, strict=True):
             for curve in panel.lines:
                 _draw(axes, curve, palette[curve.colour])
@@ -75,8 +69,28 @@ def svg(panels: list[Panel], xlabel: str, palette: dict[str, str], ticks: dict[i
             if any(curve.label for curve in panel.lines):
                 axes.legend(loc="lower left", bbox_to_anchor=(0, 1), borderpad=0, ncols=2, reverse=True)
         axes.set_xlabel(xlabel)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+        return as_svg(figure)
+
+
+@contextmanager
+def canvas(palette: dict[str, str]) -> Iterator[Any]:
+    """An empty matplotlib figure in a page's colours, to be filled and saved inside."""
+    import matplotlib.style
+    from matplotlib.figure import Figure
+
+    ink = dict.fromkeys(("text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), palette["ink"])
+    line = dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color", "grid.color"), palette["line"])
+    ground = dict.fromkeys(("figure.facecolor", "axes.facecolor"), "none")
+    off = dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False)
+    look = {**ink, **line, **ground, **off, "axes.grid": True, "font.size": 10, "legend.fontsize": 9, "svg.hashsalt": "minigtn"}
+    with matplotlib.style.context(["default", look]):
+        yield Figure(figsize=FIGURE, layout="constrained")
+
+
+def as_svg(figure: Any) -> bytes:
+    """The figure; no dates or random names inside: same figure, same bytes."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return buffer.getvalue()
 
 

@@ -8,7 +8,6 @@ The drawing is in :mod:`minigtn.figures`.
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,39 +18,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from minigtn import page
 from minigtn.curriculum import Curriculum, load_curriculum
 from minigtn.evaluate import TIMED_RUNS, steps_to_reach
-from minigtn.figures import FIGURE, PALETTES, Line, Panel, png, smooth, spans_decades, svg
+from minigtn.figures import Line, Panel, png, smooth, spans_decades, svg
 from minigtn.files import read_json, read_metrics, write_atomically
 
 ALL_STEPS, SOME_STEPS, MOST_CLASSES = 32, 16, 16  # columns (all of them, or of more) and rows of the sheet on the page
-
-CSS = """
-* { box-sizing: border-box } body { margin: 0; background: var(--page); color: var(--ink); font: 16px/1.5 system-ui, sans-serif }
-main { max-width: 1080px; margin: auto; padding: 32px 16px } h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 }
-h2 { font-size: 1.1rem; margin: 0 0 8px } p { margin: 8px 0 0; color: var(--soft) } header { margin-bottom: 16px }
-.card { background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: 16px; min-width: 0; margin-bottom: 16px }
-.grid { display: grid; gap: 0 16px; grid-template-columns: repeat(auto-fit, minmax(min(100%, 440px), 1fr)) }
-.numbers { display: flex; flex-wrap: wrap; gap: 8px 48px } .numbers small { font-size: 1.1rem; font-weight: 400; color: var(--soft) }
-.numbers b { display: block; font-size: 2.6rem; line-height: 1.15; white-space: nowrap }
-.taught b { color: var(--taught) } .real b { color: var(--real) }
-.note { border-left: 4px solid var(--real); padding-left: 12px; color: var(--ink) } .scroll { overflow-x: auto }
-picture img { display: block; width: 100%; max-width: 560px; height: auto; margin: auto }
-table { border-collapse: collapse; font-size: .86rem; width: 100% } th { text-align: left; font-weight: 500; color: var(--soft) }
-.columns { columns: 300px; column-gap: 32px } .columns table { break-inside: avoid; margin-bottom: 20px }
-.columns td, .columns th { padding: 3px 0; vertical-align: top } .columns th { padding-right: 12px; white-space: nowrap }
-.columns td { text-align: right; overflow-wrap: anywhere } .columns tr { border-bottom: 1px solid var(--line) }
-.sheet { --cell: var(--wide); width: auto; margin: auto } .sheet td { padding: 0 } .crisp img { image-rendering: pixelated }
-@media (max-width: 600px) { .sheet { --cell: var(--phone) } }
-.sheet img { background: var(--line); box-shadow: -3px -3px 0 var(--line) }
-.sheet img, .steps { display: block; width: calc(var(--n) * var(--cell) * 1px); height: auto }
-.sheet th { position: sticky; left: 0; background: var(--card); padding: 0 10px 0 0; text-align: right; white-space: nowrap }
-.steps { display: flex; text-align: center; color: var(--soft); font-size: .72rem } .steps span { flex: 1 }
-.heat td, .heat th { padding: 5px 8px; text-align: right; font-variant-numeric: tabular-nums }
-.heat td { background: color-mix(in srgb, var(--real) calc(var(--heat) * 55%), transparent) }
-.heat .best { outline: 2px solid var(--real); outline-offset: -2px; font-weight: 700 }
-"""
-
 
 # ---- what the two commands call ----
 
@@ -62,9 +35,9 @@ def write(folder: Path) -> Path:
     Works from ``config.json`` alone; what a run has not made yet is left out, and the page says so. The same files give the same bytes.
     Cost: seconds; the page stays below 3 MB. Raises FileNotFoundError without a config.json, ValueError for an unreadable file.
     """
-    page = folder / "report.html"
-    write_atomically(page, _page(_Run.read(folder)))
-    return page
+    target = folder / "report.html"
+    write_atomically(target, _page(_Run.read(folder)))
+    return target
 
 
 def export(curriculum: Curriculum, target: Path, pixels: str) -> None:
@@ -155,26 +128,9 @@ class _Run:
 
 
 def _page(run: _Run) -> str:
-    light, dark = ("".join(f"--{name}: {colour}; " for name, colour in PALETTES[theme].items()) for theme in ("light", "dark"))
-    themes = f":root {{ color-scheme: light dark; {light}}} @media (prefers-color-scheme: dark) {{ :root {{ {dark}}} }}"
     figures = "".join((_accuracy(run), _schedules(run), _outer_loop(run), _tuning(run)))
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>{escape(run.config["dataset"])}, {escape(run.name)} | minigtn</title><link rel="icon" href="data:,">
-<style>{themes}{CSS}</style></head>
-<body><main>{_header(run)}{_headline(run)}{_sheet(run)}<div class="grid">{figures}</div>{_settings(run)}</main></body></html>
-"""
-
-
-def _card(title: str, body: str, caption: str, note: str = "") -> str:
-    """A section; title, caption and note are plain text, the body is HTML."""
-    heading = f"<h2>{escape(title)}</h2>" if title else ""
-    return f'<section class="card">{heading}{body}<p>{escape(caption)}</p>{_note(note)}</section>'
-
-
-def _note(text: str) -> str:
-    return f'<p class="note">{escape(text)}</p>' if text else ""
+    body = f'{_header(run)}{_headline(run)}{_sheet(run)}<div class="grid">{figures}</div>{_settings(run)}'
+    return page.document(f"{run.config['dataset']}, {run.name}", body)
 
 
 def _header(run: _Run) -> str:
@@ -188,7 +144,8 @@ def _header(run: _Run) -> str:
         missing += ", ".join(lack for lack, there in has.items() if not there) + ". The same command with --resume goes on."
     if run.records and run.records[-1]["skipped"]:
         skipped = f"{run.records[-1]['skipped']:,} of {run.outer_steps:,} meta-gradients were not finite and were skipped."
-    return f"<header><h1>A curriculum for {escape(run.config['dataset'])}</h1><p>{intro}</p>{_note(missing)}{_note(skipped)}</header>"
+    title = f"A curriculum for {escape(run.config['dataset'])}"
+    return f"<header><h1>{title}</h1><p>{intro}</p>{page.note(missing)}{page.note(skipped)}</header>"
 
 
 def _headline(run: _Run) -> str:
@@ -205,12 +162,12 @@ def _headline(run: _Run) -> str:
     caption += f"mean ± 1 standard deviation over n = {r['n_learners']} fresh learners."
     if r["seconds_per_learner"] is None:
         lack = "This result is older than the measurement of how long the training of one learner takes; minigtn evaluate takes it."
-        return _card("", f'<div class="numbers">{numbers}</div>', caption, lack)
+        return page.card("", f'<div class="numbers">{numbers}</div>', caption, lack)
     seconds = {arm: _short(s) for arm, s in r["seconds_per_learner"].items()}
     numbers += f"<div>training one learner<b>{seconds['gtn']} <small>s</small></b></div>"
     caption += f" Time of one learner for its {r['inner_steps']} steps: {seconds['gtn']} s on the curriculum, "
     caption += f"{seconds['real']} s on real data, medians of {TIMED_RUNS} runs ({r['device']})."
-    return _card("", f'<div class="numbers">{numbers}</div>', caption)
+    return page.card("", f'<div class="numbers">{numbers}</div>', caption)
 
 
 def _sheet(run: _Run) -> str:
@@ -226,7 +183,7 @@ def _sheet(run: _Run) -> str:
     numbers = "".join(f"<span>{t + 1}</span>" for t in steps)
     rows = f'<tr><th>step</th><td><div class="steps">{numbers}</div></td></tr>'
     for i, k in enumerate(classes):
-        name, uri = escape(c.class_names[k]), _uri("png", png(sheet[i * high : (i + 1) * high]))
+        name, uri = escape(c.class_names[k]), page.uri("png", png(sheet[i * high : (i + 1) * high]))
         rows += f'<tr><th scope="row">{name}</th><td><img src="{uri}" alt="Synthetic images of class {name}"></td></tr>'
     caption = "Read from left to right, this is what a fresh learner is taught: an image of each class (rows) for each inner step (columns)"
     caption += f", {len(steps)} of {T} steps shown" if len(steps) < T else ""
@@ -234,7 +191,7 @@ def _sheet(run: _Run) -> str:
     caption += "; where a cell is empty, the batch holds no such image" if sheet[::high, ::wide, 3].min() == 0 else ""
     style = f"--n:{len(steps)};--wide:{large};--phone:{min(large, small)}"
     table = f'<table class="sheet{" crisp" if crisp else ""}" style="{style}">{rows}</table>'
-    return _card("The curriculum", f'<div class="scroll" tabindex="0">{table}</div>', caption + ".")
+    return page.card("The curriculum", f'<div class="scroll" tabindex="0">{table}</div>', caption + ".")
 
 
 def _accuracy(run: _Run) -> str:
@@ -322,7 +279,7 @@ def _tuning(run: _Run) -> str:
     sizes = f"learning rate {arm['lr']:g}, momentum {arm['momentum']:g}"
     note = f"The tuned {sizes} is at the edge of the grid: a wider --evaluation.real-lrs or --evaluation.real-momenta may do better."
     table = f'<div class="scroll" tabindex="0"><table class="heat">{rows}</table></div>'
-    return _card("Tuning of the real-data arm", table, caption, note if arm["at_edge_of_grid"] else "")
+    return page.card("Tuning of the real-data arm", table, caption, note if arm["at_edge_of_grid"] else "")
 
 
 def _settings(run: _Run) -> str:
@@ -333,28 +290,14 @@ def _settings(run: _Run) -> str:
     made |= {name: f"{seconds:,.0f} s" for name, seconds in spent.items() if seconds is not None} | saved.get("versions", {})
     single = {name: value for name, value in run.config.items() if not isinstance(value, dict)}
     groups = [{f"{group}.{k}": v for k, v in values.items()} for group, values in run.config.items() if isinstance(values, dict)]
-    tables = "".join(_table(flags) for flags in ({k.replace("_", "-"): v for k, v in group.items()} for group in (single, *groups)))
+    tables = "".join(page.table(flags) for flags in ({k.replace("_", "-"): v for k, v in group.items()} for group in (single, *groups)))
     caption = "Settings by the names of their flags, and what the figures were made with."
-    return _card("Settings", f'<div class="columns">{tables}{_table(made)}</div>', caption)
-
-
-def _table(rows: dict[str, Any]) -> str:
-    texts = {name: " ".join(map(str, value)) or "(none)" if isinstance(value, list) else str(value) for name, value in rows.items()}
-    cells = (f'<tr><th scope="row">{escape(name)}</th><td>{escape(text)}</td></tr>' for name, text in texts.items())
-    return f"<table>{''.join(cells)}</table>"
+    return page.card("Settings", f'<div class="columns">{tables}{page.table(made)}</div>', caption)
 
 
 def _figure(title: str, panels: list[Panel], xlabel: str, caption: str, ticks: dict[int, str] | None = None) -> str:
-    """A card with one picture, drawn for light and for dark pages, and the sentence that says what to see."""
-    light, dark = (_uri("svg+xml", svg(panels, xlabel, PALETTES[theme], ticks)) for theme in ("light", "dark"))
-    alt = escape(" and ".join(panel.ylabel for panel in panels) + f" against {xlabel}")
-    picture = f"""<picture><source media="(prefers-color-scheme: dark)" srcset="{dark}">
-<img src="{light}" width="{96 * FIGURE[0]:.0f}" height="{96 * FIGURE[1]:.0f}" alt="{alt}"></picture>"""
-    return _card(title, picture, caption)
-
-
-def _uri(kind: str, content: bytes) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+    alt = " and ".join(panel.ylabel for panel in panels) + f" against {xlabel}"
+    return page.figure(title, lambda palette: svg(panels, xlabel, palette, ticks), alt, caption)
 
 
 def _evenly(n: int, most: int) -> list[int]:

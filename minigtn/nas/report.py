@@ -7,7 +7,6 @@ Matplotlib is imported when something is drawn, not with the package.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from html import escape
 from pathlib import Path
@@ -15,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from minigtn.figures import FIGURE, PALETTES
+from minigtn import page
+from minigtn.figures import as_svg, canvas
 from minigtn.files import read_json, write_atomically
 from minigtn.nas.rank import read_scores
-from minigtn.report import CSS, _card, _note, _table, _uri
 
 RASTER = 1000  # points from which a scatter plot is pixels inside the SVG
 SETTINGS = {"lr": "learning rate", "momentum": "momentum", "lr_scale": "the curriculum's learning rates times"}  # that are tuned
@@ -38,24 +37,15 @@ def write(folder: Path) -> Path:
     result, saved = read_json(folder / "rank.json"), read_json(folder / "config.json")
     tuning = read_json(folder / "tuning.json") if (folder / "tuning.json").exists() else {}
     rows = read_scores(folder, result["archs"])
-    page = folder / "report.html"
-    write_atomically(page, _page(folder.resolve().name, result, saved, tuning, rows))
-    return page
+    target = folder / "report.html"
+    write_atomically(target, _page(folder.resolve().name, result, saved, tuning, rows))
+    return target
 
 
 def _page(name: str, result: dict[str, Any], saved: dict[str, Any], tuning: dict[str, Any], rows: list[dict[str, Any]]) -> str:
-    light, dark = ("".join(f"--{key}: {colour}; " for key, colour in PALETTES[theme].items()) for theme in ("light", "dark"))
-    themes = f":root {{ color-scheme: light dark; {light}}} @media (prefers-color-scheme: dark) {{ :root {{ {dark}}} }}"
-    space = result["config"]["space"]
     body = _header(result, saved) + "".join(_ranks(result, part) for part in PARTS)
     body += f'<div class="grid">{_cost(result)}{"".join(_scatter(column, result, rows) for column in _by_spearman(result))}</div>'
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>{escape(space)}, {escape(name)} | minigtn</title><link rel="icon" href="data:,">
-<style>{themes}{CSS}{OWN_CSS}</style></head>
-<body><main>{body}{_settings(result, saved, tuning)}</main></body></html>
-"""
+    return page.document(f"{result['config']['space']}, {name}", body + _settings(result, saved, tuning), OWN_CSS)
 
 
 def _header(result: dict[str, Any], saved: dict[str, Any]) -> str:
@@ -66,7 +56,7 @@ def _header(result: dict[str, Any], saved: dict[str, Any]) -> str:
     lost = {name: column["not_finite"] for name, column in result["columns"].items() if column["not_finite"]}
     note = "Scores that were not finite rank last: " + ", ".join(f"{n} of {name}" for name, n in lost.items()) + "." if lost else ""
     title = f"Ranking {escape(result['config']['space'])}"
-    return f"<header><h1>{title}</h1><p>{escape(intro)}</p>{_note(note)}</header>"
+    return f"<header><h1>{title}</h1><p>{escape(intro)}</p>{page.note(note)}</header>"
 
 
 def _by_spearman(result: dict[str, Any]) -> list[str]:
@@ -90,7 +80,7 @@ def _ranks(result: dict[str, Any], part: str) -> str:
     caption += f" vote: mean rank of {', '.join(result['vote'])}." if "vote" in result["columns"] else ""
     n = result["networks"] if part == "all" else result["better_half"]
     body = f'<div class="scroll" tabindex="0"><table class="ranks">{table}</table></div>'
-    return _card(f"On {PARTS[part]}, n = {n:,}", body, caption)
+    return page.card(f"On {PARTS[part]}, n = {n:,}", body, caption)
 
 
 def _cell(measure: dict[str, float | None], form: str) -> str:
@@ -151,43 +141,30 @@ def _settings(result: dict[str, Any], saved: dict[str, Any], tuning: dict[str, A
     made |= {
         f"{name}, all networks": f"{column['seconds']['total']:,.1f} s" for name, column in result["columns"].items() if name != "vote"
     }
-    tables = _table({name.replace("_", "-"): value for name, value in config.items()}) + _table(made)
+    tables = page.table({name.replace("_", "-"): value for name, value in config.items()}) + page.table(made)
     notes = ""
     for name, tuned in tuning.items():
         chosen = " and ".join(f"{SETTINGS[key]} {tuned[key]:g}" for key in SETTINGS if key in tuned)
         text = f"{name}: {chosen} {'were' if 'and' in chosen else 'was'} the best of {len(tuned['tried'])} settings on "
         text += f"validation data, with {len(tuned['networks'])} networks each; tuning took {tuned['seconds']:,.1f} s."
         text += " It is at the edge of the grid: a wider one may do better." if tuned["at_edge_of_grid"] else ""
-        notes += _note(text)
+        notes += page.note(text)
     body = f'{notes}<div class="columns">{tables}</div>'
-    return _card("Settings", body, "Settings, what the figures were made with, and what each column cost.")
+    return page.card("Settings", body, "Settings, what the figures were made with, and what each column cost.")
 
 
 # ---- figures and numbers ----
 
 
 def _figure(title: str, draw: Callable[[Any, dict[str, str]], None], alt: str, caption: str) -> str:
-    """A card with one picture, drawn by ``draw(axes, palette)`` for light and for dark pages."""
-    light, dark = (_uri("svg+xml", _svg(draw, PALETTES[theme])) for theme in ("light", "dark"))
-    picture = f"""<picture><source media="(prefers-color-scheme: dark)" srcset="{dark}">
-<img src="{light}" width="{96 * FIGURE[0]:.0f}" height="{96 * FIGURE[1]:.0f}" alt="{escape(alt)}"></picture>"""
-    return _card(title, picture, caption)
+    """A card with one picture, drawn by ``draw(axes, palette)``."""
 
+    def drawn(palette: dict[str, str]) -> bytes:
+        with canvas(palette) as sheet:
+            draw(sheet.subplots(), palette)
+            return as_svg(sheet)
 
-def _svg(draw: Callable[[Any, dict[str, str]], None], palette: dict[str, str]) -> bytes:
-    import matplotlib.style
-    from matplotlib.figure import Figure
-
-    ink = dict.fromkeys(("text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), palette["ink"])
-    line = dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color", "grid.color"), palette["line"])
-    ground = dict.fromkeys(("figure.facecolor", "axes.facecolor"), "none")
-    look = {**ink, **line, **ground, "axes.spines.top": False, "axes.spines.right": False}
-    with matplotlib.style.context(["default", {**look, "axes.grid": True, "font.size": 10, "svg.hashsalt": "minigtn"}]):
-        figure = Figure(figsize=FIGURE, layout="constrained")
-        draw(figure.subplots(), palette)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    return buffer.getvalue()
+    return page.figure(title, drawn, alt, caption)
 
 
 def _number(value: float | None, form: str) -> str:
