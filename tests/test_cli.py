@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 import torch
 
-from minigtn import check, cli, load_curriculum, meta
+from minigtn import check, cli, data, load_curriculum, meta
 from minigtn.cli import COMMANDS, main
 from minigtn.config import PRESETS, RunConfig, from_dict
 from minigtn.files import RUN_FILES, read_json, read_metrics
+from test_data import SMALL_CIFAR, cifar_files, write
 from tiny import TINY, flags, tiny, train
 
 FOLDER = {*RUN_FILES, "tensorboard"}
@@ -71,6 +72,18 @@ def refusal(capsys: pytest.CaptureFixture[str], *argv: str | Path) -> str:
 
 
 # ---- a run, whole ----
+
+
+def test_cifar10_with_learners_from_a_search_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(data._SIZES, "cifar10", SMALL_CIFAR)
+    images = write(tmp_path / "images", cifar_files())
+    sampled = ["--meta.sample-learners", "cells", "--meta.sample-channels", "2", "--meta.sample-cells", "1", "--meta.sample-after", "1"]
+    sizes = ["--meta.outer-steps", "2", "--meta.valid-learners", "1", "--evaluation.learners", "2"]
+    assert call("train", "--preset", "cifar10-tiny", "--data-dir", images, "--out", tmp_path / "run", *sampled, *sizes) == 0
+    result, records = read_json(tmp_path / "run" / "result.json"), read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert result["longer"]["steps"] == [1, 2, 4, 8, 16]
+    assert [record["skipped"] for record in records] == [0, 0]
+    assert "16 steps" in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_a_run_is_a_folder_with_these_files(trained: Path) -> None:

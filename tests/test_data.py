@@ -42,12 +42,15 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
+SMALL_CIFAR = (40, 10, 10)
+
+
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """MNIST of 40 + 10 + 20 images, CIFAR-10 of 40 + 10 + 10: everything else as it is."""
     monkeypatch.setitem(data._SIZES, "mnist", (40, 10, 20))
     monkeypatch.setitem(data._SIZES, "fashion-mnist", (40, 10, 20))
-    monkeypatch.setitem(data._SIZES, "cifar10", (40, 10, 10))
+    monkeypatch.setitem(data._SIZES, "cifar10", SMALL_CIFAR)
 
 
 def idx(array: np.ndarray) -> bytes:
