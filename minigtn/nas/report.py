@@ -108,10 +108,9 @@ def _cost(result: dict[str, Any]) -> str:
         axes.set_xlabel("seconds per network")
         axes.set_ylabel("Spearman, all networks")
 
-    caption = "What an estimate costs against how well it ranks; bars are 95 % intervals. Up and to the left is better. "
-    return _figure(
-        "Cost and correlation", draw, "Spearman against seconds per network", caption + "Tuning of real data is not in the seconds."
-    )
+    caption = "What an estimate costs against how well it ranks; bars are 95 % intervals. Up and to the left is better. The seconds hold "
+    caption += "neither tuning nor the meta-training of a teacher."
+    return _figure("Cost and correlation", draw, "Spearman against seconds per network", caption)
 
 
 def _scatter(column: str, result: dict[str, Any], rows: list[dict[str, Any]]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import parent_process
@@ -13,13 +13,14 @@ from typing import Any
 
 import torch
 
+from minigtn.devices import choose
 from minigtn.distributed import WorkerLost
 
 Task = tuple[Any, Any]
 """A network and the estimator that scores it (:mod:`minigtn.nas.estimators`)."""
 
 
-def score_all(tasks: Iterable[Task], workers: int = 1, stopped: Callable[[], bool] = lambda: False) -> Iterator[tuple[int, Any]]:
+def score_all(tasks: Sequence[Task], workers: int = 1, stopped: Callable[[], bool] = lambda: False) -> Iterator[tuple[int, Any]]:
     """(number of the task, its scores) as soon as they are known, in any order; once ``stopped()`` is true no other task is begun.
 
     With several workers each is a process that holds one network at a time; images and curriculum are in memory once. Scores do not
@@ -27,14 +28,14 @@ def score_all(tasks: Iterable[Task], workers: int = 1, stopped: Callable[[], boo
     estimator raises.
     """
     numbered = enumerate(tasks)
-    if workers == 1:
+    if workers == 1 or not tasks:
         for i, (network, estimator) in numbered:
             if stopped():
                 return
             yield i, estimator.score(network)
         return
     spawn = torch.multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, spawn, _begin, (torch.get_num_threads(),))
+    pool = ProcessPoolExecutor(workers, spawn, _begin, (tasks[0][0].device.type, torch.get_num_threads()))
     running: dict[Future[Any], int] = {}
     try:
         while True:
@@ -54,10 +55,10 @@ def _score(network: Any, estimator: Any) -> Any:
     return estimator.score(network)
 
 
-def _begin(threads: int) -> None:
-    """What a worker does first: it leaves Ctrl-C to its parent, and does not outlive it."""
+def _begin(device: str, threads: int) -> None:
+    """What a worker does first: it computes as its parent does, leaves Ctrl-C to it, and does not outlive it."""
+    choose(device, threads)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(threads)
     threading.Thread(target=_die_with_parent, daemon=True).start()
 
 

@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from minigtn.config import Purpose, seed_for
 from minigtn.data import Dataset
+from minigtn.devices import choose
 from minigtn.nas import spaces
 from minigtn.nas.estimators import Estimator, EstimatorConfig, Network, make
 from minigtn.nas.study import Claim, History, SearchStopped, Study, failures, in_state, parameters
@@ -251,7 +252,7 @@ def _worker(job: _Job, parent: int) -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which terminates its workers
     signal.signal(signal.SIGTERM, stop)
-    torch.set_num_threads(job.threads)
+    choose(job.data.train.x.device.type, job.threads)
 
     def check_parent(_: list[Any]) -> None:
         if os.getppid() != parent:
