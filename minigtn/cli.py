@@ -16,7 +16,7 @@ import torch
 import tyro
 
 from minigtn import ablate, check, data, report, transfer
-from minigtn.config import PRESETS, EvaluationConfig, RunConfig, from_dict, require_same, to_dict
+from minigtn.config import PRESETS, EvaluationConfig, Purpose, RunConfig, from_dict, require_same, seed_for, to_dict
 from minigtn.curriculum import Curriculum, load_curriculum
 from minigtn.devices import Device, choose
 from minigtn.distributed import WorkerLost, workers
@@ -72,7 +72,8 @@ class Train:
             if (self.out / "checkpoint.safetensors").exists():
                 training.load_checkpoint(self.out)
             if team.writer and not training.finished:
-                sizes = estimated_bytes(self.config, dataset, training.teacher, training.learner)
+                learner = training.learner_for(seed_for(self.config.seed, Purpose.LEARNER, 0))  # one of many, where they are sampled
+                sizes = estimated_bytes(self.config, dataset, training.teacher, learner)
                 shown = ", ".join(f"{name} {size / MIB:,.1f}" for name, size in sizes.items())
                 total = sum(sizes.values()) / MIB
                 print(f"{self.config.dataset} on {device}: estimated peak memory of an outer step {total:,.1f} MiB ({shown})")

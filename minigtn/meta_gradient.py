@@ -19,7 +19,6 @@ from minigtn.config import MetaConfig, RunConfig
 from minigtn.curriculum import Curriculum
 from minigtn.data import Dataset, Split, crop_and_flip
 from minigtn.layers import cross_entropy
-from minigtn.learners import Learner
 from minigtn.optimisers import NAMES, Optimiser
 from minigtn.second_order import saved_bytes
 from minigtn.sgd import Params, Readout, sgd
@@ -104,7 +103,7 @@ def curriculum_of(
     )
 
 
-def estimated_bytes(config: RunConfig, data: Dataset, teacher: Teacher, learner: Learner) -> dict[str, int]:
+def estimated_bytes(config: RunConfig, data: Dataset, teacher: Teacher, learner: Classifier) -> dict[str, int]:
     """Predicted peak memory of an outer step: the adjoint's share and the teacher's, from one measured step on real images."""
     T, B = config.teacher.inner_steps, config.teacher.batch_size
     params = learner.init(0, device=data.train.x.device)
