@@ -5,7 +5,7 @@
 
 | name | what it measures | source |
 | --- | --- | --- |
-| gtn | validation accuracy after the curriculum's steps | Such et al. 2019 (arXiv 1912.07768) |
+| gtn | validation accuracy after the curriculum's steps, their sizes scaled as tuned | Such et al. 2019 (arXiv 1912.07768) |
 | real, real-Nx | validation accuracy after as many (N times as many) steps on real data, tuned; tse beside it | the same |
 | tse, tse-Nx | minus the sum of those steps' training losses; reads no validation data | Ru et al. 2021 (arXiv 2006.04492) |
 | params, flops | parameters, multiply-adds | |
@@ -233,8 +233,8 @@ def make(
 ) -> Estimator:
     """The estimator called ``name``; see the table above.
 
-    ``tuning``: what an earlier ``Real.tuning`` held, so that real data are not tuned again (minutes to hours: settings * networks * steps,
-    shared by the ``workers``).
+    ``tuning``: what that of an earlier estimator held, so that step sizes are not tuned again (minutes to hours: settings * networks *
+    steps, shared by the ``workers``).
     Raises ValueError in one sentence for an unknown name, a missing curriculum, or one that does not fit the data.
     """
     match = re.fullmatch(r"(\w+?)(?:-(\d+)x)?", name)
@@ -286,10 +286,8 @@ def tune(
     means = values.reshape(len(candidates), -1).mean(1).tolist()
     tried = [{**setting, "valid_accuracy": mean} for (setting, _), mean in zip(candidates, means, strict=True)]
     best: dict[str, Any] = max(tried, key=lambda setting: setting["valid_accuracy"])
-    ranges = {name: sorted(setting[name] for setting, _ in candidates) for name in candidates[0][0]}
-    edges = [(best[name], values[-1]) for name, values in ranges.items()]
-    edges += [(best[name], values[0]) for name, values in ranges.items() if name != "momentum"]
-    at_edge = any(value == edge for value, edge in edges)
+    ranges = {name: [setting[name] for setting, _ in candidates] for name in candidates[0][0]}
+    at_edge = any(best[name] == max(grid) or (best[name] == min(grid) and name != "momentum") for name, grid in ranges.items())
     return {**best, "at_edge_of_grid": at_edge, "networks": archs, "tried": tried, "seconds": round(clock(), 3)}
 
 
