@@ -83,6 +83,8 @@ class MetaConfig:
             raise ValueError("meta.sample-channels and meta.sample-cells are sizes of a search space; name one as meta.sample-learners")
         if self.graphs and self.adjoint != "checkpointed":
             raise ValueError(f"meta.graphs goes with the adjoint 'checkpointed', not with '{self.adjoint}'; turn it off")
+        if self.graphs and self.sample_learners != "none":
+            raise ValueError("meta.graphs replays the steps of one learner, and meta.sample-learners takes another one each time; give one")
         if not 0 < self.lr < math.inf or not 0 <= self.final_lr <= 1 or not 0 <= self.clip_norm < math.inf:
             raise ValueError(
                 f"meta.lr must be positive, meta.final_lr in [0, 1] and meta.clip_norm not negative, all finite; "

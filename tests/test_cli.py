@@ -20,6 +20,8 @@ from minigtn import check, cli, data, load_curriculum, meta
 from minigtn.cli import COMMANDS, main
 from minigtn.config import PRESETS, RunConfig, from_dict
 from minigtn.files import RUN_FILES, read_json, read_metrics
+from minigtn.nas import search
+from minigtn.nas.study import SearchStopped
 from test_data import SMALL_CIFAR, cifar_files, write
 from tiny import TINY, flags, tiny, train
 
@@ -69,6 +71,15 @@ def refusal(capsys: pytest.CaptureFixture[str], *argv: str | Path) -> str:
     if printed.err.startswith("minigtn: "):
         assert printed.err.count("\n") == 1
     return re.sub(r"[\s│╭╮╰╯─]+", " ", printed.err)
+
+
+def test_a_search_that_cannot_go_on_says_so_in_a_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def stopped(*_: object) -> None:
+        raise SearchStopped("10 architectures failed 3 times each")
+
+    monkeypatch.setattr(search, "search", stopped)
+    assert call("nas", "search", "--dataset", "digits") == 1
+    assert capsys.readouterr().err == "minigtn: 10 architectures failed 3 times each\n"
 
 
 # ---- a run, whole ----

@@ -124,6 +124,7 @@ def test_the_runs_own_learner_comes_first(digits: Dataset) -> None:
     ("changes", "sentence"),
     [
         ({"sample_after": -1}, "meta.sample_after must be at least 0, not -1"),
+        ({"sample_learners": "zoo", "graphs": True}, "meta.graphs replays the steps of one learner"),
         ({"sample_learners": "zoo", "sample_channels": 4}, "sizes of a search space; name one as meta.sample-learners"),
         ({"sample_learners": "nas-bench-macro", "sample_cells": 2}, "nas-bench-macro has no size 'cells_per_stage'"),
         ({"sample_learners": "cells", "sample_channels": 5}, "channels must be even, not 5"),
