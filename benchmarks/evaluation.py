@@ -18,13 +18,13 @@ import torch
 from common import min_max, wait_for
 from torch import Tensor
 
-from minigtn.batched import SumOfLosses, stack, unstack
-from minigtn.check import relative_difference
-from minigtn.data import Split
-from minigtn.evaluate import accuracy
-from minigtn.files import environment, write_json
-from minigtn.learners import MNIST_LEARNER, Learner, LearnerConfig
-from minigtn.sgd import Params, sgd
+from minigtn.data.datasets import Split
+from minigtn.inner.training import Params, sgd
+from minigtn.networks.learners import MNIST_LEARNER, Learner, LearnerConfig
+from minigtn.outer.batched import SumOfLosses, stack, unstack
+from minigtn.outer.evaluate import accuracy
+from minigtn.runs.files import environment, write_json
+from minigtn.studies.check import relative_difference
 
 SIZES = {  # learner, learners, T, B, test images
     "tiny": (LearnerConfig(channels=(3, 4), hidden=(8,)), 3, 4, 10, 50),

@@ -32,11 +32,11 @@ from common import MIB, adjoints, forget_peak, give_back_memory, memory_bytes, m
 
 import minigtn
 from minigtn import Adjoint, Unrolled
-from minigtn.check import relative_difference
-from minigtn.files import environment, write_json
-from minigtn.layers import cross_entropy
-from minigtn.learners import Learner, LearnerConfig
-from minigtn.second_order import saved_bytes
+from minigtn.inner.memory import saved_bytes
+from minigtn.networks.layers import cross_entropy
+from minigtn.networks.learners import Learner, LearnerConfig
+from minigtn.runs.files import environment, write_json
+from minigtn.studies.check import relative_difference
 
 LINEARITY_ROUNDS = 15
 

@@ -48,11 +48,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import minigtn
 from minigtn import Adjoint, Checkpointed
-from minigtn.check import relative_difference
-from minigtn.files import environment, write_json
-from minigtn.layers import SLOPE, cross_entropy
-from minigtn.learners import Learner, LearnerConfig
-from minigtn.teacher import MOMENTUM_MAX, Teacher, TeacherConfig
+from minigtn.networks.layers import SLOPE, cross_entropy
+from minigtn.networks.learners import Learner, LearnerConfig
+from minigtn.runs.files import environment, write_json
+from minigtn.studies.check import relative_difference
+from minigtn.teaching.teacher import MOMENTUM_MAX, Teacher, TeacherConfig
 
 TOLERANCE = 1e-8  # of float64 gradients
 MATRIX = 2048  # side of the matrix product that the machine is measured by
@@ -183,7 +183,7 @@ def plain_teacher(problem: Problem) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         direction, gain = teacher.generator[f"{name}-direction"], teacher.generator[f"{name}-gain"]
         w[name] = direction * (gain / direction.flatten(1).norm(dim=1)).view(-1, *[1] * (direction.dim() - 1))
 
-    def normalised(name: str, h: Tensor) -> Tensor:
+    def normalized(name: str, h: Tensor) -> Tensor:
         h = F.batch_norm(h, None, None, w[f"{name}-norm_scale"], w[f"{name}-bias"], training=True)
         return F.leaky_relu(h, SLOPE)
 
@@ -191,10 +191,10 @@ def plain_teacher(problem: Problem) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         return F.pad(F.interpolate(h, scale_factor=2, mode="nearest"), (1, 1, 1, 1), mode="reflect")
 
     h = torch.cat([teacher.z, teacher.classes], -1).flatten(0, 1)
-    h = normalised("dense1", F.linear(h, w["dense1"]))
-    h = normalised("dense2", F.linear(h, w["dense2"]))
+    h = normalized("dense1", F.linear(h, w["dense1"]))
+    h = normalized("dense2", F.linear(h, w["dense2"]))
     h = h.view(len(h), -1, teacher.image_shape[1] // 4, teacher.image_shape[2] // 4)
-    h = normalised("conv1", F.conv2d(upsampled(h), w["conv1"]))
+    h = normalized("conv1", F.conv2d(upsampled(h), w["conv1"]))
     x = 2 * torch.tanh(F.conv2d(upsampled(h), w["conv2"], w["conv2-bias"]))
     return x.view(*teacher.classes.shape[:2], *teacher.image_shape), teacher.classes, teacher.lr(), teacher.momentum()
 
@@ -249,8 +249,8 @@ def with_higher(problem: Problem) -> None:
 
     module = problem.module
     x, y, lr, momentum = plain_teacher(problem)
-    optimiser = torch.optim.SGD(module.parameters(), lr=problem.config.lr, momentum=problem.config.momentum)
-    with higher.innerloop_ctx(module, optimiser) as (functional, differentiable):
+    optimizer = torch.optim.SGD(module.parameters(), lr=problem.config.lr, momentum=problem.config.momentum)
+    with higher.innerloop_ctx(module, optimizer) as (functional, differentiable):
         for t in range(len(x)):
             loss = F.cross_entropy(functional(x[t]), y[t])
             differentiable.step(loss, override={"lr": [lr[t]], "momentum": [momentum[t]]})
@@ -264,12 +264,12 @@ def with_torchopt(problem: Problem) -> None:
     w, state = dict(module.named_parameters()), None
     x, y, lr, momentum = plain_teacher(problem)
     for t in range(len(x)):
-        optimiser = torchopt.sgd(lr=lr[t], momentum=momentum[t])
-        # a new optimiser adds its first gradient to the velocity without the momentum factor, so that is applied here
-        state = torchopt.pytree.tree_map(lambda v, m=momentum[t]: m * v, state) if t else optimiser.init(w)
+        optimizer = torchopt.sgd(lr=lr[t], momentum=momentum[t])
+        # a new optimizer adds its first gradient to the velocity without the momentum factor, so that is applied here
+        state = torchopt.pytree.tree_map(lambda v, m=momentum[t]: m * v, state) if t else optimizer.init(w)
         loss = F.cross_entropy(torch.func.functional_call(module, w, x[t]), y[t])
         g = dict(zip(w, torch.autograd.grad(loss, tuple(w.values()), create_graph=True), strict=True))
-        updates, state = optimiser.update(g, state, params=w, inplace=False)
+        updates, state = optimizer.update(g, state, params=w, inplace=False)
         w = torchopt.apply_updates(w, updates, inplace=False)
     F.cross_entropy(torch.func.functional_call(module, w, problem.real_x), problem.real_y).backward()
 
@@ -303,9 +303,9 @@ def with_betty(problem: Problem) -> None:
             found.extend(p.grad for p in self.module.parameters())
 
     module, steps, device = problem.module, problem.config.steps, problem.config.device
-    optimiser = torch.optim.SGD(module.parameters(), lr=problem.config.lr, momentum=problem.config.momentum)
+    optimizer = torch.optim.SGD(module.parameters(), lr=problem.config.lr, momentum=problem.config.momentum)
     unroll = ProblemConfig(unroll_steps=steps, retain_graph=True)
-    inner = Inner("inner", unroll, module, optimiser, device=device)
+    inner = Inner("inner", unroll, module, optimizer, device=device)
     outer = Outer("outer", ProblemConfig(first_order=False), problem.teacher, device=device)
     dependencies = {"u2l": {}, "l2u": {inner: [outer]}}
     Engine([inner, outer], EngineConfig(train_iters=steps, valid_step=steps + 1), dependencies).run()

@@ -3,8 +3,8 @@
     python benchmarks/second_order.py --size full --out benchmarks/records/<date>_second_order
 
 Times, for dense and convolutional learners in float32, one pass that returns gradient, Hessian product and the mixed term of the images
-(``minigtn.second_order``), beside one plain gradient. Variants are timed in turn, round after round; the table gives medians. Before
-anything is timed the two must agree. The outcome decided ``minigtn.second_order.curvature``; see docs/performance.md.
+beside one plain gradient. Variants are timed in turn, round after round; the table gives medians. Before anything is timed the two must
+agree. The outcome decided ``minigtn.inner.step.gradient_and_pull_back``; see docs/performance.md.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+import torch.autograd.forward_ad as fwAD
 
-from minigtn.check import relative_difference
-from minigtn.files import environment, write_json
-from minigtn.layers import cross_entropy
-from minigtn.learners import Learner, LearnerConfig
-from minigtn.second_order import double_backward, forward_over_reverse, gradient
+from minigtn.inner.step import grad_or_zeros, gradient, gradient_and_pull_back, leaves
+from minigtn.networks.layers import cross_entropy
+from minigtn.networks.learners import Learner, LearnerConfig
+from minigtn.runs.files import environment, write_json
+from minigtn.studies.check import relative_difference
 
 DENSE = {"channels": (), "pool_after": ()}
 LEARNERS = {  # name: configuration, images in a batch
@@ -51,14 +52,26 @@ def passes(config: LearnerConfig, batch_size: int, memory_format: torch.memory_f
     y = torch.randn(batch_size, 10, generator=rng).softmax(-1).to(device)
 
     def twice_backward():
-        g, along = double_backward(loss, w, [x, y], [True, False])
-        return g, *along(nu)
+        g, pull_back = gradient_and_pull_back(loss, w, [x, y], [True, False])
+        return g, *pull_back(nu)
 
     return {
         "gradient": lambda: gradient(loss, w, [x, y]),
         "double backward": twice_backward,
         "forward over reverse": lambda: forward_over_reverse(loss, w, [x, y], nu, [True, False]),
     }
+
+
+def forward_over_reverse(loss, w, batch, nu, wanted):
+    """``g``, ``H nu`` and the mixed terms by forward-mode differentiation of the gradient along ``nu`` (MixFlow-MG, ICML 2025), which
+    must be known before."""
+    with fwAD.dual_level(), torch.enable_grad():
+        batch = leaves(batch, wanted)
+        w = fwAD.make_dual(w.detach().requires_grad_(), nu)
+        inputs = [w, *(b for b in batch if b.requires_grad)]
+        duals = [fwAD.unpack_dual(d) for d in grad_or_zeros(loss(w, batch), inputs)]
+    h_nu, *mixed = [torch.zeros_like(d.primal) if d.tangent is None else d.tangent for d in duals]
+    return duals[0].primal, h_nu, tuple(mixed)
 
 
 def seconds(f: Callable, repeats: int, device: str) -> float:

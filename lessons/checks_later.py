@@ -127,21 +127,21 @@ def check_6_outer_step(outer_step: Function) -> None:
 
     def two_steps(step: Function) -> tuple[Tensor, Tensor, Any]:
         teacher = _Toy()
-        optimiser = torch.optim.SGD(teacher.parameters(), lr=0.1)
-        value = step(teacher, optimiser, meta_loss)
+        optimizer = torch.optim.SGD(teacher.parameters(), lr=0.1)
+        value = step(teacher, optimizer, meta_loss)
         once = teacher.theta.detach().clone()
-        step(teacher, optimiser, meta_loss)
+        step(teacher, optimizer, meta_loss)
         return once, teacher.theta.detach().clone(), value
 
     def usual(*, zero: bool = True, clip: bool = True) -> tuple[Tensor, Tensor, Any]:
-        def step(teacher: Any, optimiser: Any, meta_loss: Function) -> float:
+        def step(teacher: Any, optimizer: Any, meta_loss: Function) -> float:
             if zero:
-                optimiser.zero_grad()
+                optimizer.zero_grad()
             value = meta_loss(teacher)
             value.backward()
             if clip:
                 torch.nn.utils.clip_grad_norm_(teacher.parameters(), 1.0)
-            optimiser.step()
+            optimizer.step()
             return value.item()
 
         return two_steps(step)
@@ -150,7 +150,7 @@ def check_6_outer_step(outer_step: Function) -> None:
     right_once, right_twice, right_value = usual()
     start = _Toy().theta.detach()
     if torch.equal(once, start):
-        raise Hint("the teacher has not moved: backward, and then optimiser.step()")
+        raise Hint("the teacher has not moved: backward, and then optimizer.step()")
     if isinstance(value, Tensor):
         raise Hint("return the value as a plain number (.item()): a tensor keeps the whole graph of the step alive")
     up = "the teacher should move a step of length 0.1 (lr 0.1, the gradient cut to length 1)"
@@ -219,11 +219,11 @@ def check_7_shuffle_batches(shuffle_batches: Function) -> None:
 
 
 @exercise
-def check_7_normalised_weight(normalised_weight: Function) -> None:
+def check_7_normalized_weight(normalized_weight: Function) -> None:
     direction = torch.randn(3, 5, generator=_rng(3), dtype=torch.float64)
     gain = torch.tensor([0.5, 2.0, -3.0], dtype=torch.float64)
     right = gain[:, None] * direction / direction.norm(dim=1, keepdim=True)
-    got = _tensor("normalised_weight(direction, gain)", normalised_weight(direction, gain), (3, 5)).detach()
+    got = _tensor("normalized_weight(direction, gain)", normalized_weight(direction, gain), (3, 5)).detach()
     usual = {
         "divide by the lengths of the rows (dim=1), not by that of the whole matrix": gain[:, None] * direction / direction.norm(),
         "divide by the lengths of the rows, not of the columns": gain[:, None] * direction / direction.norm(dim=0),
@@ -231,7 +231,7 @@ def check_7_normalised_weight(normalised_weight: Function) -> None:
         "each row has length 1; multiply it by its gain": right / gain[:, None],
         "a square root is missing: divide by the length, not by its square": right / direction.norm(dim=1, keepdim=True),
     }
-    judge("normalised_weight(direction, gain)", got, right, usual)
+    judge("normalized_weight(direction, gain)", got, right, usual)
 
 
 @exercise

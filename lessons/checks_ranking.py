@@ -10,8 +10,8 @@ import torch
 from checks import Hint, exercise, judge
 from torch import Tensor, nn
 
-from minigtn.curriculum import Curriculum
-from minigtn.data import Dataset, Split
+from minigtn.data.datasets import Dataset, Split
+from minigtn.teaching.curriculum import Curriculum
 
 Function = Callable[..., Any]
 
@@ -76,7 +76,7 @@ def check_9_taught_accuracy(taught_accuracy: Function) -> None:
     if exam.shape == data.train.x.shape:
         raise Hint("that is the training part, which the curriculum was made from; read data.valid")
     if exam.shape == data.valid.x.shape and not torch.equal(exam, data.valid.x):
-        raise Hint("data.valid.x is standardised already; give it to the module as it is")
+        raise Hint("data.valid.x is standardized already; give it to the module as it is")
     if training:
         raise Hint("switch the module to evaluation first, with module.eval(): dropout, say, must not disturb the examination")
     usual = {

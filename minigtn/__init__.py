@@ -1,24 +1,68 @@
-"""minigtn: Generative Teaching Networks, readable, provable and fast. A training run is a differentiable function."""
+"""minigtn: Generative Teaching Networks, readable, provable and fast. A training run is a differentiable function.
 
-from minigtn.adjoints import Adjoint, Checkpointed, Reversible, Unrolled
-from minigtn.curriculum import Curriculum, load_curriculum, teach
-from minigtn.fixed_point import FixedPointOverflow
-from minigtn.optimisers import SGD, Adam, Optimiser, RMSprop
-from minigtn.sgd import Readout, sgd
+All that users need is here; where it lives behind this face may change.
+"""
+
+from minigtn import data
+from minigtn.config import PRESETS, EvaluationConfig, MetaConfig, RunConfig
+from minigtn.inner.adjoints import Adjoint, Checkpointed, Reversible, Unrolled
+from minigtn.inner.fixed_point import FixedPointOverflow
+from minigtn.inner.memory import memory_bytes, saved_bytes
+from minigtn.inner.optimizers import SGD, Adam, Optimizer, RMSprop
+from minigtn.inner.training import Readout, sgd
+from minigtn.nas.scores import Candidate, RealTraining, TaughtTraining, ZeroCost
+from minigtn.networks import spaces
+from minigtn.networks.layers import cross_entropy
+from minigtn.networks.learners import Learner, LearnerConfig
+from minigtn.outer.evaluate import accuracy, final_evaluation, real_curves, taught_curves
+from minigtn.outer.loop import MetaTraining
+from minigtn.outer.run import train
+from minigtn.pages.run_page import export
+from minigtn.pages.run_page import write as write_report
+from minigtn.teaching.curriculum import Curriculum, TrainingData, load_curriculum, teach
+from minigtn.teaching.teacher import VARIANTS, Teacher, TeacherConfig, variant
 
 __all__ = [
+    "PRESETS",
     "SGD",
+    "VARIANTS",
     "Adam",
     "Adjoint",
+    "Candidate",
     "Checkpointed",
     "Curriculum",
+    "EvaluationConfig",
     "FixedPointOverflow",
-    "Optimiser",
+    "Learner",
+    "LearnerConfig",
+    "MetaConfig",
+    "MetaTraining",
+    "Optimizer",
     "RMSprop",
     "Readout",
+    "RealTraining",
     "Reversible",
+    "RunConfig",
+    "TaughtTraining",
+    "Teacher",
+    "TeacherConfig",
+    "TrainingData",
     "Unrolled",
+    "ZeroCost",
+    "accuracy",
+    "cross_entropy",
+    "data",
+    "export",
+    "final_evaluation",
     "load_curriculum",
+    "memory_bytes",
+    "real_curves",
+    "saved_bytes",
     "sgd",
+    "spaces",
+    "taught_curves",
     "teach",
+    "train",
+    "variant",
+    "write_report",
 ]

@@ -7,30 +7,27 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import torch
 import tyro
 
-from minigtn import ablate, check, data, report, transfer
-from minigtn.config import PRESETS, EvaluationConfig, Purpose, RunConfig, from_dict, require_same, seed_for, to_dict
-from minigtn.curriculum import Curriculum, load_curriculum
-from minigtn.devices import Device, choose
-from minigtn.distributed import WorkerLost, workers
-from minigtn.evaluate import Taught, final_evaluation
-from minigtn.files import environment, read_json, remove_run, write_json
-from minigtn.interrupt import deferred_interrupt
-from minigtn.meta import MetaTraining, MetaTrainingDiverged
-from minigtn.meta_gradient import estimated_bytes
+from minigtn import data
+from minigtn.config import PRESETS, EvaluationConfig, RunConfig
 from minigtn.nas import commands as nas
+from minigtn.nas.final_training import TrainingDiverged
 from minigtn.nas.study import SearchStopped
-from minigtn.nas.train import TrainingDiverged
-from minigtn.zoo import LEARNERS
+from minigtn.networks.families import LEARNERS
+from minigtn.outer import run
+from minigtn.outer.loop import MetaTrainingDiverged
+from minigtn.pages import run_page
+from minigtn.runs.devices import Device, choose
+from minigtn.runs.distributed import WorkerLost, workers
+from minigtn.runs.files import read_json
+from minigtn.studies import ablate, check, transfer
+from minigtn.teaching.curriculum import load_curriculum
 
-MIB = 2**20
 _CONFIG: Any = dataclasses.field(default_factory=RunConfig)
 
 
@@ -57,54 +54,11 @@ class Train:
 
     def run(self) -> None:
         device = choose(self.device, self.threads, self.config.meta.precision)
-        if self.resume and self.overwrite:
-            raise ValueError("--resume continues a run and --overwrite replaces it; give one of them")
         with workers(device) as team:
+            images = data.load(self.config.dataset, self.data_dir).to(device)
+            run.train(self.config, images, self.out, self.resume, overwrite=self.overwrite, workers=team)
             if team.writer:
-                self._check_folder(device)
-            dataset = data.load(self.config.dataset, self.data_dir).to(device)
-            training = MetaTraining(self.config, dataset, team)
-            if team.writer and self.overwrite:
-                remove_run(self.out)
-            if team.writer and not (self.out / "config.json").exists():
-                write_json(self.out / "config.json", {"config": to_dict(self.config), **environment(device)})
-            team.wait()  # for the folder
-            if (self.out / "checkpoint.safetensors").exists():
-                training.load_checkpoint(self.out)
-            if team.writer and not training.finished:
-                learner = training.learner_for(seed_for(self.config.seed, Purpose.LEARNER, 0))  # one of many, where they are sampled
-                sizes = estimated_bytes(self.config, dataset, training.teacher, learner)
-                shown = ", ".join(f"{name} {size / MIB:,.1f}" for name, size in sizes.items())
-                total = sum(sizes.values()) / MIB
-                print(f"{self.config.dataset} on {device}: estimated peak memory of an outer step {total:,.1f} MiB ({shown})")
-            elif team.writer:
-                print(f"{self.out}: all {self.config.meta.outer_steps} outer steps are done already")
-            if not training.finished:
-                training.run(self.out)
-            if team.writer:
-                self._finish(training, dataset)
-
-    def _check_folder(self, device: torch.device) -> None:
-        """Nothing that is there may be lost or mixed with other things."""
-        begun = (self.out / "config.json").exists()
-        if begun and not self.resume and not self.overwrite:
-            raise ValueError(f"{self.out} already holds a run; use --resume to continue it, --overwrite to replace it, or another --out")
-        if begun and self.resume:
-            require_same(_config(self.out), self.config, self.out)
-            now, then = environment(device), read_json(self.out / "config.json")
-            changed = [name for name in now if now[name] != then.get(name)]
-            if changed:
-                print(f"note: {self.out} began with another {' and '.join(changed)}; it goes on, but perhaps not to the same bits")
-
-    def _finish(self, training: MetaTraining, dataset: data.Dataset) -> None:
-        """Curriculum, judgement on test data, report."""
-        curriculum = training.result()
-        with deferred_interrupt():  # KeyboardInterrupt would get lost in safetensors
-            curriculum.save(self.out / "curriculum.safetensors")
-        if not (self.out / "result.json").exists():
-            taught = training.best_curriculum_for if self.config.teacher.varies else curriculum
-            _judge(self.out, self.config, dataset, taught, training.progress.seconds)
-        _show(self.out)
+                _show(self.out)
 
 
 @dataclass(frozen=True)
@@ -123,11 +77,8 @@ class Evaluate:
 
     def run(self) -> None:
         device = choose(self.device, self.threads)
-        config = dataclasses.replace(_config(self.run_folder), evaluation=self.evaluation)
-        old = self.run_folder / "result.json"
-        seconds = read_json(old).get("seconds") if old.exists() else None
-        dataset, curriculum = data.load(config.dataset, self.data_dir), load_curriculum(self.run_folder)
-        _judge(self.run_folder, config, dataset.to(device), curriculum, seconds)
+        images = data.load(run.settings_of(self.run_folder).dataset, self.data_dir).to(device)
+        run.evaluate_run(self.run_folder, images, self.evaluation)
         _show(self.run_folder)
 
 
@@ -151,8 +102,8 @@ class Transfer:
 
     def run(self) -> None:
         device, first = choose(self.device, self.threads), self.runs[0]
-        config = dataclasses.replace(_config(first), evaluation=self.evaluation)
-        curricula = {run.name: load_curriculum(run).to(device) for run in self.runs}
+        config = dataclasses.replace(run.settings_of(first), evaluation=self.evaluation)
+        curricula = {folder.name: load_curriculum(folder).to(device) for folder in self.runs}
         if len(curricula) < len(self.runs):
             raise ValueError(f"the columns are named by the runs' folders, so these must differ; given {' '.join(map(str, self.runs))}")
         dataset = data.load(config.dataset, self.data_dir).to(device)
@@ -164,7 +115,7 @@ class Ablate:
     """Meta-train once per row and outer seed of the tables named, and write them down: what each part is worth."""
 
     tables: tyro.conf.Positional[tuple[str, ...]]
-    """Any of: curriculum, weight-norm, readout, step-sizes, labels, learners, optimiser, learner, steps."""
+    """Any of: curriculum, weight-norm, readout, step-sizes, labels, learners, optimizer, learner, steps."""
     config: Annotated[RunConfig, tyro.conf.arg(name="")] = _CONFIG
     preset: str = "digits"
     """Settings to start from, as for train."""
@@ -193,8 +144,8 @@ class Report:
     """Folder of the run, finished or not."""
 
     def run(self) -> None:
-        _config(self.run_folder)  # says what is wrong with a folder that holds no run
-        print(report.write(self.run_folder))
+        run.settings_of(self.run_folder)  # says what is wrong with a folder that holds no run
+        print(run_page.write(self.run_folder))
 
 
 @dataclass(frozen=True)
@@ -209,7 +160,7 @@ class Export:
     """Numbers of a .safetensors file; uint8 is a quarter of the size."""
 
     def run(self) -> None:
-        report.export(load_curriculum(self.source), self.target, self.pixels)
+        run_page.export(load_curriculum(self.source), self.target, self.pixels)
         print(f"{self.target} ({self.target.stat().st_size / 2**20:.2f} MiB)")
 
 
@@ -282,29 +233,15 @@ def _defaults(command: type, words: list[str]) -> Any:
         if name not in PRESETS:
             raise ValueError(f"there is no preset {name!r}; the presets are {', '.join(PRESETS)}")
         return command(config=PRESETS[name], preset=name, **({"tables": tyro.MISSING} if command is Ablate else {}))
-    run = next((Path(word) for word in words if (Path(word) / "config.json").is_file()), None)
-    if command in (Evaluate, Transfer) and run is not None:
-        return command(tyro.MISSING, evaluation=_config(run).evaluation)
+    folder = next((Path(word) for word in words if (Path(word) / "config.json").is_file()), None)
+    if command in (Evaluate, Transfer) and folder is not None:
+        return command(tyro.MISSING, evaluation=run.settings_of(folder).evaluation)
     return None
-
-
-def _config(folder: Path) -> RunConfig:
-    """The settings that the run in ``folder`` was made with."""
-    saved = read_json(folder / "config.json")
-    return from_dict(RunConfig, saved.get("config") if isinstance(saved, dict) else saved)
-
-
-def _judge(folder: Path, config: RunConfig, dataset: data.Dataset, taught: Taught, seconds: float | None) -> None:
-    started, device = time.monotonic(), dataset.train.x.device
-    result = final_evaluation(config, dataset, taught.to(device) if isinstance(taught, Curriculum) else taught)
-    result |= {"seconds": seconds, "evaluation_seconds": round(time.monotonic() - started, 3)}
-    write_json(folder / "result.json", {**result, "config": to_dict(config), **environment(device)})
 
 
 def _show(folder: Path) -> None:
     """The short table, and where the report is."""
     result = read_json(folder / "result.json")
-    page = report.write(folder)
     real = result["real_arm"]
     steps, batch, n = (result[name] for name in ("inner_steps", "batch_size", "n_learners"))
     print(f"\ntest accuracy after {steps} steps of {batch} images, n = {n} fresh learners")
@@ -315,4 +252,4 @@ def _show(folder: Path) -> None:
     if longer := result.get("longer"):
         name = f"real data, tuned for {longer['steps'][-1]} steps"
         print(f"  {name:<44}{longer['accuracy']:7.1%} ± {longer['accuracy_std']:.1%}")
-    print(f"\nreport: {page}")
+    print(f"\nreport: {folder / 'report.html'}")

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-import types
-import typing
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
-
-from minigtn.adjoints import Adjoint, Checkpointed, Reversible, Unrolled
-from minigtn.learners import CIFAR_LEARNER, MNIST_LEARNER, LearnerConfig
-from minigtn.nas import spaces
-from minigtn.teacher import TeacherConfig
+from minigtn.inner.adjoints import Adjoint, Checkpointed, Reversible, Unrolled
+from minigtn.networks import spaces
+from minigtn.networks.learners import CIFAR_LEARNER, MNIST_LEARNER, LearnerConfig
+from minigtn.runs.settings import at_least
+from minigtn.teaching.teacher import TeacherConfig
 
 
 @dataclass(frozen=True)
@@ -43,8 +38,8 @@ class MetaConfig:
     learners: int = 1
     """Learners per outer step, each with weights and real batches of its own; their meta-gradients are averaged. Workers share them."""
     sample_learners: Literal["none", "zoo", "nas-bench-macro", "nas-bench-201", "cells"] = "none"
-    """Where every learner gets an architecture of its own from, so that the teacher generalises: varied from the run's (minigtn.zoo), or
-    drawn at random from a search space (minigtn.nas.spaces). With none all have the run's."""
+    """Where every learner gets an architecture of its own from, so that the teacher generalizes: varied from the run's (minigtn.networks.sampling), or
+    drawn at random from a search space (minigtn.networks.spaces). With none all have the run's."""
     sample_after: int = 0
     """Outer steps before learners are sampled, in which all have the run's. Deep networks hardly teach a fresh teacher: a learner that is
     easily taught shows the way (docs/log.md). Validations always take sampled ones."""
@@ -71,12 +66,10 @@ class MetaConfig:
     """Non-finite meta-gradients in a row after which the run stops."""
 
     def __post_init__(self) -> None:
-        least_of = {"outer_steps": 1, "real_batch": 1, "readout_every": 0, "learners": 1, "sample_after": 0, "sample_channels": 0,
-                    "sample_cells": 0, "block_size": 1, "valid_every": 0, "valid_learners": 1, "checkpoint_every": 1,
-                    "max_skipped": 1}  # fmt: skip
-        for name, least in least_of.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"meta.{name} must be at least {least}, not {getattr(self, name)}")
+        at_least(
+            self, "meta.", outer_steps=1, real_batch=1, readout_every=0, learners=1, sample_after=0, sample_channels=0, sample_cells=0,
+            block_size=1, valid_every=0, valid_learners=1, checkpoint_every=1, max_skipped=1,
+        )  # fmt: skip
         if self.sample_learners in spaces.SPACES:
             self.make_space()
         elif self.sample_channels or self.sample_cells:
@@ -147,8 +140,8 @@ class RunConfig:
     """The final judgement."""
 
     def __post_init__(self) -> None:
-        if self.meta.adjoint == "reversible" and self.teacher.optimiser != "sgd":
-            raise ValueError(f"the adjoint 'reversible' can only reverse sgd, not {self.teacher.optimiser}; use 'checkpointed'")
+        if self.meta.adjoint == "reversible" and self.teacher.optimizer != "sgd":
+            raise ValueError(f"the adjoint 'reversible' can only reverse sgd, not {self.teacher.optimizer}; use 'checkpointed'")
         if self.seed < 0:
             raise ValueError(f"the seed must not be negative, but it is {self.seed}")
 
@@ -194,57 +187,3 @@ PRESETS: dict[str, RunConfig] = {
         evaluation=EvaluationConfig(more=4),
     ),
 }
-
-
-def to_dict(config: Any) -> dict[str, Any]:
-    """A config as plain JSON values."""
-    return dataclasses.asdict(config)
-
-
-def from_dict(cls: type, values: Any) -> Any:
-    """The inverse of :func:`to_dict`; an unknown or missing setting is a ValueError that names it."""
-    hints = typing.get_type_hints(cls)
-    if not isinstance(values, dict):
-        raise ValueError(f"{cls.__name__} has the settings {sorted(hints)}; given {values!r}")
-    wrong = hints.keys() ^ values.keys()
-    if wrong:
-        raise ValueError(f"{cls.__name__} has the settings {sorted(hints)}; these are unknown or missing: {sorted(wrong)}")
-    parsed = {}
-    for name, value in values.items():
-        if dataclasses.is_dataclass(hints[name]):
-            value = from_dict(typing.cast(type, hints[name]), value)
-        elif typing.get_origin(hints[name]) is tuple:
-            value = tuple(value)
-        parsed[name] = value
-    return cls(**parsed)
-
-
-def require_same(saved: Any, config: Any, path: Path) -> None:
-    """ValueError that names the settings in which ``config`` differs from the one ``saved`` in ``path``."""
-    changed = differences(saved, config)
-    if changed:
-        raise ValueError(f"{path} was made with other settings ({'; '.join(changed)}); go on with the same ones, or use another --out")
-
-
-def differences(a: Any, b: Any, prefix: str = "") -> list[str]:
-    """Settings in which two configs differ, as "name: a -> b"."""
-    found = []
-    for f in dataclasses.fields(a):
-        old, new, name = getattr(a, f.name), getattr(b, f.name), prefix + f.name
-        if dataclasses.is_dataclass(old):
-            found += differences(old, new, f"{name}.")
-        elif old != new:
-            found.append(f"{name}: {old} -> {new}")
-    return found
-
-
-Purpose = types.SimpleNamespace(
-    TEACHER=0, LEARNER=1, REAL_BATCH=2, VALIDATION=3, TUNING=4, TEST=5, CURRICULUM=6,
-    SCORING=101, TUNED_NETWORKS=102, PROPOSAL=103, RANKED=104, BOOTSTRAP=105, FINAL_WEIGHTS=120, FINAL_EPOCH=121,
-)  # fmt: skip
-
-
-def seed_for(run_seed: int, purpose: int, index: int) -> int:
-    """A seed of its own for each purpose and index, so that a step's randomness follows from its number alone (resume needs no
-    random state), and no learner of the evaluation was ever seen in meta-training."""
-    return int(np.random.SeedSequence((run_seed, purpose, index)).generate_state(1, np.uint64)[0] >> 1)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from minigtn import Adjoint, Unrolled
-from minigtn.adjoints import InnerLoop
-from minigtn.check import Problem, learner_problem, make_problem
+from minigtn.inner.step import InnerLoop
+from minigtn.studies.check import Problem, learner_problem, make_problem
 
 PROBLEMS = ("dense", "conv", "tied")
 
@@ -67,9 +67,6 @@ class Broken(Adjoint):
             w0 = w0.clone()
             w0.register_hook(self.distort)
         return self.inner(loop, w0, lr, momentum)
-
-    def memory_bytes(self, *args, **kwargs) -> int:
-        return self.inner.memory_bytes(*args, **kwargs)
 
 
 def scaled(d: Tensor) -> Tensor:

@@ -15,14 +15,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from test_data import SMALL_CIFAR, cifar_files, write
 
-from minigtn import check, cli, data, load_curriculum, meta
+from minigtn import cli, data, load_curriculum
 from minigtn.cli import COMMANDS, main
-from minigtn.config import PRESETS, RunConfig, from_dict
-from minigtn.files import RUN_FILES, read_json, read_metrics
+from minigtn.config import PRESETS, RunConfig
 from minigtn.nas import search
 from minigtn.nas.study import SearchStopped
-from test_data import SMALL_CIFAR, cifar_files, write
+from minigtn.outer import loop
+from minigtn.runs.files import RUN_FILES, read_json, read_metrics
+from minigtn.runs.settings import from_dict
+from minigtn.studies import check
 from tiny import TINY, flags, tiny, train
 
 FOLDER = {*RUN_FILES, "tensorboard"}
@@ -190,7 +193,7 @@ def test_check_says_by_its_exit_code_whether_all_is_well(monkeypatch: pytest.Mon
 def test_a_run_that_diverges_ends_with_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    whole = meta.meta_loss
+    whole = loop.meta_loss
     monkeypatch.setattr(meta, "meta_loss", lambda *args: whole(*args) * math.nan)
     assert call(*train(tiny(max_skipped=2), tmp_path / "run")) == 1
     last = capsys.readouterr().err.splitlines()[-1]

@@ -10,20 +10,11 @@ import pytest
 import torch
 
 from minigtn import Checkpointed, Reversible, Unrolled
-from minigtn.config import (
-    PRESETS,
-    EvaluationConfig,
-    MetaConfig,
-    Purpose,
-    RunConfig,
-    differences,
-    from_dict,
-    require_same,
-    seed_for,
-    to_dict,
-)
-from minigtn.learners import Learner
-from minigtn.teacher import Teacher
+from minigtn.config import PRESETS, EvaluationConfig, MetaConfig, RunConfig, differences
+from minigtn.networks.learners import Learner
+from minigtn.runs.seeds import Purpose, seed_for
+from minigtn.runs.settings import from_dict, require_same, to_dict
+from minigtn.teaching.teacher import Teacher
 from tiny import TINY, tiny
 
 SHAPES = {"digits": (1, 8, 8), "mnist": (1, 28, 28), "fashion-mnist": (1, 28, 28), "cifar10": (3, 32, 32)}

@@ -7,12 +7,12 @@ from autograd import numpy as anp
 
 import reference
 from minigtn import Checkpointed, Reversible
-from minigtn.check import float32_tolerance, relative_difference
-from minigtn.fixed_point import FixedPointState, rational_momentum
-from minigtn.layers import cross_entropy
-from minigtn.learners import Learner, LearnerConfig
-from minigtn.sgd import Readout, sgd
-from minigtn.teacher import MOMENTUM_MAX, Teacher, TeacherConfig
+from minigtn.inner.fixed_point import FixedPointState, rational_momentum
+from minigtn.inner.training import Readout, sgd
+from minigtn.networks.layers import cross_entropy
+from minigtn.networks.learners import Learner, LearnerConfig
+from minigtn.studies.check import float32_tolerance, relative_difference
+from minigtn.teaching.teacher import MOMENTUM_MAX, Teacher, TeacherConfig
 
 T, B, K, IMAGE = 5, 6, 3, (1, 8, 8)
 LEARNERS = {

@@ -538,7 +538,7 @@ def test_max_pool_gives_the_gradient_to_the_first_of_equals() -> None:
 
 
 @pytest.mark.parametrize("shape", [(6, 3), (4, 3, 2, 5)])
-def test_normalisation_per_channel(shape: tuple[int, ...]) -> None:
+def test_normalization_per_channel(shape: tuple[int, ...]) -> None:
     x, bias, norm_scale = 3 * image(*shape) + 1, onp.array([0.1, -0.2, 0.3]), onp.array([2.0, 0.5, 1.5])
     params = {"L.bias": bias, "L.norm_scale": norm_scale}
     for channel in range(3):
@@ -546,10 +546,10 @@ def test_normalisation_per_channel(shape: tuple[int, ...]) -> None:
         centred = entries - entries.mean()
         whitened = norm_scale[channel] * centred / onp.sqrt(entries.var() + 1e-5)
         for norm, expected in (("none", entries), ("mean-only", centred), ("batch", whitened)):
-            assert L.normalise(params, "L", x, norm)[:, channel] == pytest.approx(expected + bias[channel])
+            assert L.normalize(params, "L", x, norm)[:, channel] == pytest.approx(expected + bias[channel])
 
 
-def test_weight_normalisation_sets_the_length() -> None:
+def test_weight_normalization_sets_the_length() -> None:
     for shape in ((4, 7), (4, 2, 3, 3)):
         params = {"L.direction": image(*shape), "L.gain": onp.array([1.0, -2.0, 0.5, 3.0])}
         weight = L.weight(params, "L")

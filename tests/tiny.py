@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from minigtn.config import EvaluationConfig, MetaConfig, RunConfig
-from minigtn.learners import LearnerConfig
-from minigtn.teacher import TeacherConfig
+from minigtn.networks.learners import LearnerConfig
+from minigtn.teaching.teacher import TeacherConfig
 
 LEARNER = LearnerConfig(channels=(4,), pool_after=(1,), hidden=(), norm="batch", pool="average")
 TEACHER = TeacherConfig(inner_steps=3, batch_size=10, z_size=4, dense=8, channels=(8, 4), lr=0.1)

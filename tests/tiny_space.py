@@ -1,4 +1,4 @@
-"""A search space of 81 small convolutional networks, with the interface of minigtn.nas.spaces, and estimators for tests of the search.
+"""A search space of 81 small convolutional networks, with the interface of minigtn.networks.spaces, and estimators for tests of the search.
 
 In a module of its own, so that the processes that a search starts can import it.
 """
@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from minigtn.nas.estimators import Network, Score
-from minigtn.nas.spaces import Space
-from minigtn.nas.spaces.base import GlobalAverage
+from minigtn.nas.scores import Candidate, Score
+from minigtn.networks.spaces import Space
+from minigtn.networks.spaces.base import GlobalAverage
 
 
 class TinySpace(Space):
@@ -71,7 +71,7 @@ class Slow:
     seconds: float = 0.0
     columns: tuple[str, ...] = ("number",)
 
-    def score(self, network: Network) -> dict[str, Score]:
+    def score(self, network: Candidate) -> dict[str, Score]:
         time.sleep(self.seconds)
         return {"number": Score(float(int(network.arch, 3)), self.seconds)}
 
@@ -84,7 +84,7 @@ class Mortal(Slow):
     killed: str = ""
     after: int = 0
 
-    def score(self, network: Network) -> dict[str, Score]:
+    def score(self, network: Candidate) -> dict[str, Score]:
         with open(self.log, "a+") as file:
             file.write(f"{network.arch}\n")
             file.seek(0)
@@ -104,7 +104,7 @@ class Failing:
     log: str
     columns: tuple[str, ...] = ("nothing",)
 
-    def score(self, network: Network) -> dict[str, Score]:
+    def score(self, network: Candidate) -> dict[str, Score]:
         with open(self.log, "a") as file:
             file.write(f"{network.arch} {network.valid_batch}\n")
         if network.arch[0] == "2":

@@ -10,16 +10,16 @@ from typing import Annotated, Any
 import tyro
 
 from minigtn import data
-from minigtn.devices import Device, choose
-from minigtn.nas import rank, search, train
-from minigtn.nas.estimators import EstimatorConfig
+from minigtn.nas import final_training, ranking, search
+from minigtn.nas.scores import EstimatorConfig
+from minigtn.runs.devices import Device, choose
 
-DATASETS = Annotated[str, tyro.conf.arg(metavar="{digits,mnist,fashion-mnist,cifar10}")]
+DatasetName = Annotated[str, tyro.conf.arg(metavar="{digits,mnist,fashion-mnist,cifar10}")]
 
 
 @dataclass(frozen=True)
 class _Common:
-    dataset: DATASETS = "cifar10"
+    dataset: DatasetName = "cifar10"
     """Real data; everything but digits is downloaded once, unless --data-dir or MINIGTN_DATA names a folder."""
     data_dir: Path | None = None
     """Folder with the data set's official files."""
@@ -39,10 +39,10 @@ def _flags(cls: type) -> Any:
 
 
 @dataclass(frozen=True)
-class Search(_Common):
+class NasSearch(_Common):
     """Search a space on an Optuna study; any number of hosts share it, and the same command goes on with it."""
 
-    search: _flags(search.Search) = dataclasses.field(default_factory=search.Search)  # type: ignore[valid-type]
+    search: _flags(search.SearchConfig) = dataclasses.field(default_factory=search.SearchConfig)  # type: ignore[valid-type]
     estimator_config: Annotated[EstimatorConfig, tyro.conf.arg(name="estimate")] = dataclasses.field(default_factory=EstimatorConfig)
     show: int = 10
     """Best architectures to print."""
@@ -56,32 +56,32 @@ class Search(_Common):
 
 
 @dataclass(frozen=True)
-class Rank(_Common):
+class NasRank(_Common):
     """Score networks of a published table with every estimator; tables and figures say how well each ranks, and what it costs."""
 
     table: tyro.conf.Positional[Path] = tyro.MISSING
     """CSV file with the columns arch and accuracy (or --truth)."""
-    rank: _flags(rank.Rank) = dataclasses.field(default_factory=rank.Rank)  # type: ignore[valid-type]
+    rank: _flags(ranking.RankConfig) = dataclasses.field(default_factory=ranking.RankConfig)  # type: ignore[valid-type]
     estimator_config: Annotated[EstimatorConfig, tyro.conf.arg(name="estimate")] = dataclasses.field(default_factory=EstimatorConfig)
     out: Path = Path("runs/rank")
     """Folder; what is scored there already is not scored again."""
 
     def run(self) -> None:
-        rank.rank(self.rank, self.estimator_config, self.load(), self.table, self.out)
+        ranking.rank(self.rank, self.estimator_config, self.load(), self.table, self.out)
         print(f"report: {self.out / 'report.html'}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Train(_Common):
+class NasTrain(_Common):
     """Train an architecture on real data, the paper's final training; the same command goes on from the last whole epoch."""
 
-    final: _flags(train.FinalConfig)  # type: ignore[valid-type]
+    final: _flags(final_training.FinalConfig)  # type: ignore[valid-type]
     out: Path = Path("runs/final")
     """The training's folder."""
 
     def run(self) -> None:
-        result = train.final_training(self.final, self.load(), self.out)
+        result = final_training.final_training(self.final, self.load(), self.out)
         print(f"test accuracy {result['test_accuracy']:.2%} after {self.final.epochs} epochs; {self.out}")
 
 
-COMMANDS: dict[str, type] = {"search": Search, "rank": Rank, "train": Train}
+COMMANDS: dict[str, type] = {"search": NasSearch, "rank": NasRank, "train": NasTrain}

@@ -1,4 +1,4 @@
-"""The rank report: one page, no script, no request to anywhere, drawn from a folder that :func:`minigtn.nas.rank.rank` filled.
+"""The rank report: one page, no script, no request to anywhere, drawn from a folder that :func:`minigtn.nas.ranking.rank` filled.
 
     page = report.write(Path("runs/rank"))
 
@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from minigtn import page
-from minigtn.figures import as_svg, canvas
-from minigtn.files import read_json, write_atomically
-from minigtn.nas.rank import read_scores
+from minigtn.nas.ranking import read_scores
+from minigtn.pages import page
+from minigtn.pages.figures import as_svg, canvas
+from minigtn.runs.files import read_json, write_atomically
 
 RASTER = 1000  # points from which a scatter plot is pixels inside the SVG
 SETTINGS = {"lr": "learning rate", "momentum": "momentum", "lr_scale": "the curriculum's learning rates times"}  # that are tuned

@@ -1,6 +1,6 @@
 """Architecture search on an Optuna study that any number of processes on any number of hosts share.
 
-    found = search(Search(space="nas-bench-macro", estimator="gtn", trials=100, workers=3), EstimatorConfig(curriculum="runs/cifar"), data)
+    found = search(SearchConfig(space="nas-bench-macro", estimator="gtn", trials=100, workers=3), EstimatorConfig(curriculum="runs/cifar"), data)
 
 Who runs what, and what happens when a worker dies: :mod:`minigtn.nas.study`. Who proposes what is a function of the finished trials and the
 seed (:func:`propose`), so that one worker finds the same networks every time. Imports Optuna when called, not with the package.
@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import wait
 from typing import Any, Literal
@@ -25,27 +25,29 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from minigtn.config import Purpose, seed_for
-from minigtn.data import Dataset
-from minigtn.devices import choose
-from minigtn.nas import spaces
-from minigtn.nas.estimators import Estimator, EstimatorConfig, Network, make
+from minigtn.data.datasets import Dataset
+from minigtn.nas.scores import Candidate, Estimator, EstimatorConfig, make
 from minigtn.nas.study import Claim, History, SearchStopped, Study, failures, in_state, parameters
+from minigtn.networks import spaces
+from minigtn.networks.spaces import Space
+from minigtn.runs.devices import choose
+from minigtn.runs.seeds import Purpose, seed_for
+from minigtn.runs.settings import at_least, to_dict
 
 MAY_CHANGE = ("trials", "workers", "storage", "study", "heartbeat")  # when a search goes on
 OWN_PROPOSALS = 20  # of a sampler that repeats known architectures, before chance steps in
 
 
 @dataclass(frozen=True)
-class Search:
+class SearchConfig:
     """What is searched, how, and where the study is kept."""
 
     space: str = "nas-bench-macro"
-    """Search space."""
+    """SearchConfig space."""
     estimator: str = "gtn"
-    """What is maximised: gtn, real, real-Nx, tse, tse-Nx, params, flops, synflow or naswot."""
+    """What is maximized: gtn, real, real-Nx, tse, tse-Nx, params, flops, synflow or naswot."""
     sampler: Literal["random", "tpe", "evolution"] = "evolution"
-    """Who proposes: chance, Optuna's TPE (Bergstra et al. 2011), or regularised evolution (Real et al. 2019)."""
+    """Who proposes: chance, Optuna's TPE (Bergstra et al. 2011), or regularized evolution (Real et al. 2019)."""
     trials: int = 100
     """Distinct architectures to finish, over all workers and resumed runs."""
     workers: int = 1
@@ -64,9 +66,7 @@ class Search:
     """Seconds between a worker's signs of life; after six missed ones its trial is tried again."""
 
     def __post_init__(self) -> None:
-        for name, least in (("trials", 1), ("workers", 1), ("seed", 0), ("population", 1), ("tournament", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, but it is {getattr(self, name)}")
+        at_least(self, trials=1, workers=1, seed=0, population=1, tournament=1)
         if self.sampler not in SAMPLERS:
             raise ValueError(f"there is no sampler {self.sampler!r}; there are {', '.join(SAMPLERS)}")
         if self.tournament > self.population:
@@ -89,16 +89,16 @@ class Found:
 class _Job:
     """All that a worker needs; picklable, tensors in shared memory."""
 
-    config: Search
+    config: SearchConfig
     estimators: EstimatorConfig
     data: Dataset
-    space: Any
+    space: Space
     estimator: Estimator
     threads: int
 
 
 def search(
-    config: Search, estimators: EstimatorConfig, data: Dataset, space: Any = None, estimator: Estimator | None = None, bar: bool = True
+    config: SearchConfig, estimators: EstimatorConfig, data: Dataset, space: Space | None = None, estimator: Estimator | None = None, bar: bool = True
 ) -> Found:
     """Begin the study or go on with it until ``config.trials`` architectures are finished; resume by calling again.
 
@@ -135,16 +135,15 @@ def search(
         return Found(sorted(ranking, key=lambda pair: -pair[1]), failures(trials))
 
 
-def _study(config: Search, estimators: EstimatorConfig) -> Study:
-    fixed = {name: value for name, value in asdict(config).items() if name not in MAY_CHANGE} | asdict(estimators)
-    fixed = {name: list(value) if isinstance(value, tuple) else value for name, value in fixed.items()}
+def _study(config: SearchConfig, estimators: EstimatorConfig) -> Study:
+    fixed = {name: value for name, value in to_dict(config).items() if name not in MAY_CHANGE} | to_dict(estimators)
     return Study(config.storage, config.study, config.trials, config.heartbeat, fixed)
 
 
 # ---- who proposes what ----
 
 
-def propose(config: Search, space: Any, history: History, known: set[str]) -> str:
+def propose(config: SearchConfig, space: Space, history: History, known: set[str]) -> str:
     """An architecture that is not ``known``: a function of its arguments alone. Random until the population is full."""
     root = seed_for(config.seed, Purpose.PROPOSAL, len(known))
     for attempt in range(10_000):
@@ -155,11 +154,11 @@ def propose(config: Search, space: Any, history: History, known: set[str]) -> st
     raise ValueError(f"10,000 proposals held nothing new: the {len(known)} architectures known seem to be all of the space {config.space}")
 
 
-def _random(config: Search, space: Any, history: History, seed: int) -> str:
+def _random(config: SearchConfig, space: Space, history: History, seed: int) -> str:
     return space.sample(seed)
 
 
-def _evolution(config: Search, space: Any, history: History, seed: int) -> str:
+def _evolution(config: SearchConfig, space: Space, history: History, seed: int) -> str:
     """Real et al. 2019 (arXiv 1802.01548), algorithm 1: of a few among the latest ones the best is mutated, and the oldest leaves."""
     rng = np.random.default_rng(seed)
     latest = history[-config.population :]
@@ -168,7 +167,7 @@ def _evolution(config: Search, space: Any, history: History, seed: int) -> str:
     return space.mutate(parent, int(rng.integers(2**62)))
 
 
-def _tpe(config: Search, space: Any, history: History, seed: int) -> str:
+def _tpe(config: SearchConfig, space: Space, history: History, seed: int) -> str:
     """Bergstra et al. 2011, as Optuna has it, in a study in memory that holds the finished networks."""
     import optuna
 
@@ -178,7 +177,7 @@ def _tpe(config: Search, space: Any, history: History, seed: int) -> str:
     return space.from_choices({name: trial.suggest_categorical(name, list(options)) for name, options in space.choices.items()})
 
 
-SAMPLERS: dict[str, Callable[[Search, Any, History, int], str]] = {"random": _random, "tpe": _tpe, "evolution": _evolution}
+SAMPLERS: dict[str, Callable[[SearchConfig, Any, History, int], str]] = {"random": _random, "tpe": _tpe, "evolution": _evolution}
 
 
 # ---- who works ----
@@ -201,7 +200,7 @@ def _work(job: _Job, study: Study, show: Callable[[list[Any]], None]) -> None:
 
 
 def _score(job: _Job, study: Study, claim: Claim) -> None:
-    network = Network(claim.arch, job.space, job.data, job.config.seed, job.estimators.valid_images, claim.valid_batch)
+    network = Candidate(claim.arch, job.space, job.data, job.config.seed, job.estimators.valid_images, claim.valid_batch)
     with study.beating(claim.trial):
         try:
             score = job.estimator.score(network)[job.estimator.columns[0]]

@@ -23,6 +23,9 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
+from minigtn.networks.spaces import Space
+from minigtn.runs.settings import require_same
+
 TRIES = 3  # of an architecture that fails, before it is given up
 BEATS = 6  # that a worker may miss
 
@@ -59,11 +62,8 @@ class Study:
         saved = self.recall("settings")
         if saved is None:
             self.remember("settings", settings)
-        elif saved != settings:
-            changed = "; ".join(
-                f"{k}: {saved.get(k)} -> {settings.get(k)}" for k in {**saved, **settings} if saved.get(k) != settings.get(k)
-            )
-            raise ValueError(f"study {name!r} has other settings ({changed}); go on with the same ones, or give another name")
+        else:
+            require_same(saved, settings, f"study {name!r}")
 
     def close(self) -> None:
         """Close the connections to the database."""
@@ -92,7 +92,7 @@ class Study:
             elif now - since > BEATS * self.heartbeat:
                 self.end(trial._trial_id, "FAIL", error="lost: its worker gave no sign of life")
 
-    def claim(self, trials: list[Any], space: Any, propose: Callable[[History, set[str]], str], valid_batch: int) -> Claim | None:
+    def claim(self, trials: list[Any], space: Space, propose: Callable[[History, set[str]], str], valid_batch: int) -> Claim | None:
         """Rules 1 and 3, given the list of trials: a trial to run, or None where all that were asked for are taken.
 
         ``propose(history, known)`` is asked for a new architecture where there is none to be tried again. SearchStopped where so
@@ -165,7 +165,7 @@ def failures(trials: Iterable[Any]) -> dict[str, int]:
     return dict(Counter(trial.user_attrs.get("error", "lost").split(":")[0] for trial in in_state(trials, "FAIL")))
 
 
-def parameters(space: Any, arch: str) -> dict[str, Any]:
+def parameters(space: Space, arch: str) -> dict[str, Any]:
     """The architecture as Optuna's parameters, for TPE and for the dashboard."""
     from optuna.distributions import CategoricalDistribution
 

@@ -12,7 +12,7 @@ def synflow(module: nn.Module, image: Tensor) -> float:
     """log sum abs(w * dR/dw), where R is the sum of the logits for an image of ones when all weights are their absolute values.
 
     ``image`` (1, C, H, W) gives shape and device only. Tanaka et al. 2020 (arXiv 2006.05467); as Abdelfattah et al. 2021 (arXiv 2101.08134)
-    have it for ranking: in float64, without batch normalisation, weights of convolutions and dense layers only. Departure: the logarithm,
+    have it for ranking: in float64, without batch normalization, weights of convolutions and dense layers only. Departure: the logarithm,
     which leaves the ranks as they are. Memory: the network and its gradients in float64. Afterwards the module is of no other use.
     """
     module.double()

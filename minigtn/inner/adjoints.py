@@ -1,0 +1,313 @@
+"""Three ways back through a training run, one answer: ``Unrolled``, ``Checkpointed``, ``Reversible``.
+
+Each adjoint is one object that is called with four arguments, ``adjoint(loop, w0, lr, momentum) -> (w_T, readings)``. ``Unrolled`` keeps
+the graph of every step. The other two share the reverse loop ``_WayBack`` and differ only in how a *tape* gives back the state before
+step t: kept or recomputed (``_KeptTape``), or reversed in exact integers (``_ReversedTape``).
+
+Source: Maclaurin, Duvenaud & Adams 2015 (arXiv 1502.03492), algorithm 2 with its printed errors corrected and in torch's momentum
+convention ``v <- mu*v + g``, ``w <- w - lr*v``; the derivation is in reference/README.md. Departure: any :class:`minigtn.Optimizer` may
+take the steps, through its ``pull_back``, but for ``Reversible``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from minigtn.inner.fixed_point import FixedPointState, rational_momentum
+from minigtn.inner.graphs import GraphPool, Groups, StaticCall, StepGraphs, signature
+from minigtn.inner.optimizers import SGD, State
+from minigtn.inner.step import (
+    InnerLoop,
+    Steps,
+    at,
+    examples,
+    gradient,
+    refuse_captured_tensors,
+    step_back,
+    steps_of,
+)
+
+
+class Adjoint(ABC):
+    """A way of differentiating the inner loop."""
+
+    @abstractmethod
+    def __call__(self, loop: InnerLoop, w0: Tensor, lr: Tensor, momentum: Tensor) -> tuple[Tensor, Tensor]:
+        """``w0`` (P,), ``lr`` and ``momentum`` (T,) -> ``w_T`` (P,) and readings (n,), both differentiable."""
+
+
+@dataclass(frozen=True)
+class Unrolled(Adjoint):
+    """Differentiate through every step at once: torch keeps the graph of the whole run.
+
+    Memory ``T*A``, time: no extra work. Use it when T is small or for losses that reach other tensors (a closure over anything that
+    requires grad works here, and here only); do not use it when ``T*A`` does not fit. The result can be differentiated again.
+    """
+
+    def __call__(self, loop: InnerLoop, w0: Tensor, lr: Tensor, momentum: Tensor) -> tuple[Tensor, Tensor]:
+        state = loop.optimizer.start(w0)
+        readings = []
+        for t in range(len(lr)):
+            g = gradient(loop.loss, state[0], at(loop.batches, t), create_graph=torch.is_grad_enabled())
+            state = loop.optimizer.step(state, g, lr[t], momentum[t])
+            loop.watch(t, state[0])
+            j = loop.reading_after(t, len(lr))
+            if j is not None:
+                readings.append(loop.readout_loss(state[0], at(loop.readout_batches, j)))
+        return state[0], _stack(readings, w0)
+
+
+@dataclass(frozen=True)
+class Checkpointed(Adjoint):
+    """Keep the state (weights and velocity) at the start of every block of steps; recompute the rest when the way back enters a block.
+
+    Memory ``2*P*(T/k + k)`` numbers and the activations of one step, whatever T. Time: one more gradient per step (two where k > 1, but
+    for the first step of each block). ``block_size=1`` is the fastest; ``ceil(sqrt(T))`` needs least memory. The default choice for
+    teaching. Do not use it when even that is too much (Reversible), or for a loss that closes over tensors that require grad (refused).
+
+    ``graphs=True`` makes CUDA graphs of a step, a step back and a reading, there and back: the same kernels on the same numbers, without
+    the time to launch each. They are captured in the first run and belong to this object, so keep it, and pass the same loss function
+    (``==``) each time; another loss, optimizer, shape or dtype is captured anew. The loss must not wait for the device, bring tensors over
+    from the CPU, or depend on anything that changes between runs but its arguments (tensors it closes over may change in place).
+    Settings such as TF32 are those at the capture. Memory: some five states more. Not for several threads at once. On the CPU it only
+    copies: leave it off there.
+    """
+
+    block_size: int = 1
+    graphs: bool = False
+    _captured: StepGraphs = field(default_factory=StepGraphs, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.block_size < 1:
+            raise ValueError(f"block_size must be at least 1, not {self.block_size}")
+
+    def __call__(self, loop: InnerLoop, w0: Tensor, lr: Tensor, momentum: Tensor) -> tuple[Tensor, Tensor]:
+        if not torch.is_grad_enabled():
+            return Unrolled()(loop, w0, lr, momentum)  # no way back, nothing to keep
+        return _WayBack.apply(self, loop, w0, lr, momentum, *loop.batches, *loop.readout_batches)
+
+    def tape(self, loop: InnerLoop, w0: Tensor, lr: Tensor, momentum: Tensor, wanted: Sequence[bool]) -> _KeptTape:
+        steps = steps_of(loop, wanted)
+        if not self.graphs:
+            refuse_captured_tensors(loop, w0)
+        else:
+            like = examples(loop, w0, lr, momentum)
+
+            def capture() -> Steps:
+                refuse_captured_tensors(loop, w0)
+                pool = GraphPool(w0.device)
+                return Steps(*(StaticCall(f, x, pool) if all(x) else f for f, x in zip(steps, like, strict=True)))
+
+            key = loop.identity, loop.optimizer, tuple(wanted), tuple(map(signature, like))
+            steps = self._captured.get(key, capture)
+        return _KeptTape(self.block_size, loop, w0, lr, momentum, steps)
+
+
+@dataclass(frozen=True)
+class Reversible(Adjoint):
+    """Run the training backwards in exact integers (Maclaurin et al. 2015): nothing is kept but the bits that momentum would lose.
+
+    Memory ``16 B + T * log2(1/momentum) / 8 B`` per weight and the activations of one step. Time: one more gradient per step. Use it when
+    T is in the thousands or P is large. Do not use it with momentum near 0 (a step with momentum 0 keeps 8 B per weight), where anything
+    reaches 1024 in size (:class:`FixedPointOverflow`), or with kernels whose results do not repeat bit for bit. Other inner optimizers than
+    SGD forget too much in a step to be reversed: ValueError.
+
+    The momentum applied is the fraction n/d, d <= 4096, nearest to the one given: typically 1e-7 away and at most 1/8192 (next to 0
+    and 1); 0.5 and 0.9 are exact. The result and the gradient are those at n/d. Every way back ends with a check that ``w0`` and zero
+    velocity came back bit for bit; RuntimeError if not.
+    """
+
+    def __call__(self, loop: InnerLoop, w0: Tensor, lr: Tensor, momentum: Tensor) -> tuple[Tensor, Tensor]:
+        if loop.optimizer != SGD():
+            raise ValueError(f"Reversible can only reverse SGD, not {loop.optimizer}; use optimizer=SGD(), or Checkpointed")
+        return _WayBack.apply(self, loop, w0, lr, momentum, *loop.batches, *loop.readout_batches)
+
+    def tape(self, loop: InnerLoop, w0: Tensor, lr: Tensor, momentum: Tensor, wanted: Sequence[bool]) -> _ReversedTape:
+        refuse_captured_tensors(loop, w0)
+        return _ReversedTape(loop, w0, lr, momentum, wanted)
+
+
+# ---- the tapes: two ways to be where the run was ----------------------------------------------------------------------------------------
+
+
+class Tape(Protocol):
+    """A run that can go forth and back. ``w`` are its weights now; at the end of the way forward, and just before ``step_back(t)``
+    those after step t."""
+
+    w: Tensor
+    steps: Steps
+
+    def step(self, t: int) -> None:
+        """Take inner step t."""
+
+    def step_back(self, t: int, d_next: State) -> Groups:
+        """Go back to where step t began; returns what :attr:`Steps.step_back` does."""
+
+    def finish(self, w0: Tensor) -> None:
+        """Called once the way back has reached the start."""
+
+
+class _KeptTape:
+    """States by step number: one per block on the way forward, those of the current block on the way back."""
+
+    def __init__(self, block_size: int, loop: InnerLoop, w0: Tensor, lr: Tensor, momentum: Tensor, steps: Steps) -> None:
+        self._block_size = block_size
+        self._loop = loop
+        self._lr = lr
+        self._momentum = momentum
+        self.steps = steps
+        self._state = loop.optimizer.start(w0)
+        self.kept: dict[int, State] = {}
+
+    @property
+    def w(self) -> Tensor:
+        return self._state[0]
+
+    def step(self, t: int) -> None:
+        if t % self._block_size == 0:
+            self.kept[t] = self._state
+        self._advance(t)
+
+    def _advance(self, t: int) -> None:
+        (self._state,) = self.steps.step(self._state, *self._inputs(t))
+
+    def _inputs(self, t: int) -> Groups:
+        return at(self._loop.batches, t), (self._lr[t], self._momentum[t])
+
+    def step_back(self, t: int, d_next: State) -> Groups:
+        if t not in self.kept:
+            start = t - t % self._block_size
+            self._state = self.kept[start]
+            for s in range(start, t):
+                self._advance(s)
+                self.kept[s + 1] = self._state
+        self._state = self.kept.pop(t)
+        return self.steps.step_back(self._state, *self._inputs(t), d_next)
+
+    def finish(self, w0: Tensor) -> None:
+        pass
+
+
+class _ReversedTape:
+    """Nothing kept: integers that are stepped back. Reads lr and momentum to the host once, when made; waits for the device."""
+
+    def __init__(self, loop: InnerLoop, w0: Tensor, lr: Tensor, momentum: Tensor, wanted: Sequence[bool]) -> None:
+        self._loop = loop
+        self._wanted = wanted[: len(loop.batches)]
+        self._lr = lr
+        self.steps = steps_of(loop, wanted)
+        self._host_lr: list[float] = lr.tolist()
+        self._fractions = [rational_momentum(m) for m in momentum.tolist()]
+        self._momentum = torch.tensor([n / d for n, d in self._fractions], dtype=w0.dtype, device=w0.device)
+        self._exact = FixedPointState(w0, loop.describe)
+
+    @property
+    def w(self) -> Tensor:
+        return self._exact.w
+
+    def step(self, t: int) -> None:
+        g = gradient(self._loop.loss, self.w, at(self._loop.batches, t))
+        self._exact.step(t, g, self._host_lr[t], *self._fractions[t])
+        if t + 1 == len(self._host_lr):
+            self._exact.check()
+
+    def step_back(self, t: int, d_next: State) -> Groups:
+        self._exact.back_weights(self._host_lr[t])
+        w = self.w
+        loop = self._loop
+
+        def restore(g: Tensor) -> State:
+            self._exact.back_velocity(g, *self._fractions[t])
+            return w, self._exact.v
+
+        sizes = self._lr[t], self._momentum[t]
+        return step_back(loop, self._wanted, w, restore, at(loop.batches, t), sizes, d_next)
+
+    def finish(self, w0: Tensor) -> None:
+        if not self._exact.is_at(w0):
+            raise RuntimeError(
+                "Reversible did not return to the initial weights bit for bit, so this meta-gradient would be wrong. The gradient of the "
+                "inner loss must repeat exactly: use deterministic kernels (torch.use_deterministic_algorithms(True), "
+                "torch.backends.cudnn.deterministic = True, cudnn.benchmark = False), no dropout, no running statistics; "
+                "or use Checkpointed"
+            )
+
+
+# ---- the way back -----------------------------------------------------------------------------------------------------------------------
+
+
+class _WayBack(torch.autograd.Function):
+    """One forward and one reverse sweep for every adjoint with a tape.
+
+    There (t = 0 .. T-1): s_{t+1} = step(s_t, batch_t); readings of w_{t+1} on the way.
+    Back (t = T-1 .. 0), with d_s = dL/ds_{t+1}, which starts as (dL/dw_T, 0):
+
+        d_w  += dL/dreading_j * dreading_j/dw_{t+1}        where a reading was taken after step t
+        d_s, d_lr_t, d_momentum_t, d_batch_t  <-  step_back(s_t, batch_t, d_s)        (minigtn.inner.step)
+
+    What is left at the end is dL/dw_0; the state beside the weights starts at zero, whatever w_0 is.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, adjoint: Any, loop: InnerLoop, w0: Tensor, lr: Tensor, momentum: Tensor, *tensors: Tensor):
+        n = len(loop.batches)
+        T = len(lr)
+        loop = loop.over(tensors[:n], tensors[n:])
+        tape: Tape = adjoint.tape(loop, w0.detach(), lr.detach(), momentum.detach(), ctx.needs_input_grad[5:])
+        readings: list[Tensor] = []
+        for t in range(T):
+            tape.step(t)
+            loop.watch(t, tape.w)
+            j = loop.reading_after(t, T)
+            if j is not None:
+                readings += tape.steps.read((tape.w,), at(loop.readout_batches, j))[0]
+        ctx.save_for_backward(w0, lr, *tensors)
+        ctx.loop = loop
+        ctx.tape = tape
+        return tape.w.clone(), _stack(readings, w0)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, d_w_last: Tensor, d_readings: Tensor):
+        if ctx.tape is None:
+            raise RuntimeError(
+                "this training run was already walked back, which uses it up; call minigtn.sgd again (or use Unrolled)"
+            )
+        tape: Tape = ctx.tape
+        ctx.tape = None
+        w0, lr, *tensors = ctx.saved_tensors
+        loop: InnerLoop = ctx.loop
+        n = len(loop.batches)
+        T = len(lr)
+        wanted = zip(tensors, ctx.needs_input_grad[5:], strict=True)
+        d_tensors = [torch.zeros_like(x) if want else None for x, want in wanted]
+        d_lr = torch.zeros_like(lr)
+        d_momentum = torch.zeros_like(lr)
+
+        d_w = d_w_last
+        d_rest = [torch.zeros_like(part) for part in loop.optimizer.start(w0)[1:]]
+        for t in reversed(range(T)):
+            j = loop.reading_after(t, T)
+            if j is not None:
+                (d_read,), d_batch = tape.steps.read_back((tape.w,), at(loop.readout_batches, j), (d_readings[j],))
+                d_w = d_w + d_read
+                _write_row(d_tensors[n:], j, d_batch)
+            (d_w, *d_rest), (d_lr[t], d_momentum[t]), d_batch = tape.step_back(t, (d_w, *d_rest))
+            _write_row(d_tensors[:n], t, d_batch)
+        tape.finish(w0)
+        return None, None, d_w, d_lr, d_momentum, *d_tensors
+
+
+def _write_row(wholes: Sequence[Tensor | None], t: int, rows: Sequence[Tensor]) -> None:
+    for whole, row in zip([x for x in wholes if x is not None], rows, strict=True):
+        whole[t] = row
+
+
+def _stack(readings: list[Tensor], like: Tensor) -> Tensor:
+    return torch.stack(readings) if readings else like.new_zeros(0)

@@ -1,0 +1,1 @@
+"""The outer loop: the meta-gradient, the meta-training it drives, and the judgement of what came out."""

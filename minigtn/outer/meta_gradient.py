@@ -1,0 +1,152 @@
+"""The meta-gradient of one outer step, from top to bottom: how the loss on real data of learners that were taught depends on
+what they were taught with.
+
+Source: Such et al. 2019 (arXiv 1912.07768), algorithm 1, with the intermediate meta-losses of the authors' code.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from minigtn.config import MetaConfig, RunConfig
+from minigtn.data import Dataset, Split, crop_and_flip
+from minigtn.inner.adjoints import Adjoint
+from minigtn.inner.memory import memory_bytes, saved_bytes
+from minigtn.inner.optimizers import OPTIMIZERS
+from minigtn.inner.training import Params, Readout, sgd
+from minigtn.networks.learners import Classifier, InBfloat16, Learner, LearnerLoss
+from minigtn.networks.sampling import from_space, sample
+from minigtn.outer.batched import Cohort, most_together
+from minigtn.runs.seeds import Purpose, seed_for
+from minigtn.teaching.curriculum import Curriculum, TrainingData
+from minigtn.teaching.teacher import Teacher
+
+
+@dataclass(frozen=True)
+class MetaGradient:
+    """``add(teacher, step, learners)``: one outer step's part of the gradient, added to the ``.grad`` of the teacher's parameters.
+
+    Everything random follows from (config.seed, number of the learner): learner i of outer step s has the number
+    ``s * meta.learners + i``. The ``adjoint`` stays the same object, so that what it has captured is used again.
+    """
+
+    config: RunConfig
+    data: Dataset
+    adjoint: Adjoint
+
+    def add(self, teacher: Teacher, step: int, learners: range) -> Tensor:
+        """Add the meta-gradient of these ``learners`` of outer step ``step``; returns their part of the meta-loss, ()."""
+        numbers = [step * self.config.meta.learners + i for i in learners]
+        shown_alike = [[number] for number in numbers] if self.config.teacher.varies else [numbers]
+        total = torch.zeros((), device=self.data.train.x.device, dtype=self.data.train.x.dtype)
+        for alike in shown_alike:
+            lesson = teacher(seed_for(self.config.seed, Purpose.CURRICULUM, alike[0]))
+            losses = [partial(self._meta_loss, step=step, numbers=group) for group in self._in_one_pass(alike)]
+            total = total + add_meta_gradient(lesson, losses)
+        return total
+
+    def _in_one_pass(self, numbers: list[int]) -> list[list[int]]:
+        """These learners in groups that are trained in one pass: of one architecture, where that pays on the device."""
+        one_by_one = self.config.meta.sample_learners != "none"
+        most = 1 if one_by_one else most_together(self.data.train.x.device)
+        return [numbers[i : i + most] for i in range(0, len(numbers), most)]
+
+    def _meta_loss(self, lesson: TrainingData, step: int, numbers: list[int]) -> Tensor:
+        """The sum of the meta-losses of these learners, over the number of learners in an outer step."""
+        meta = self.config.meta
+        train = self.data.train
+        seeds = [seed_for(self.config.seed, Purpose.LEARNER, i) for i in numbers]
+        sampled = meta.sample_learners != "none" and step >= meta.sample_after
+        learner = learner_for(self.config, self.data, seeds[0]) if sampled else base_learner(self.config, self.data)
+        cohort = Cohort(InBfloat16(learner) if meta.precision == "bfloat16" else learner, seeds)
+        of_images = [seed_for(self.config.seed, Purpose.REAL_BATCH, i) for i in numbers]
+        readout = real_readout(cohort, train, meta, len(lesson.x), of_images)
+        start = cohort.start(train.x.dtype, train.x.device)
+        return meta_loss(lesson, start, readout, self.adjoint) / meta.learners
+
+
+def add_meta_gradient(lesson: TrainingData, losses: Sequence[Callable[[TrainingData], Tensor]]) -> Tensor:
+    """Add the gradient of ``sum(loss(lesson) for loss in losses)`` to the ``.grad`` of the teacher's parameters; returns that sum.
+
+    The losses are walked back one after the other, so that one learner at a time is in memory, and the generator is walked back once.
+    """
+    *parts, optimizer = lesson
+    leaves = [part.detach().requires_grad_(part.requires_grad) for part in parts]
+    total = leaves[0].new_zeros(())
+    for loss in losses:
+        value = loss(TrainingData(*leaves, optimizer))
+        value.backward()
+        total += value.detach()
+    learned = [(part, leaf.grad) for part, leaf in zip(parts, leaves, strict=True) if leaf.grad is not None]
+    torch.autograd.backward([part for part, _ in learned], [gradient for _, gradient in learned])
+    return total
+
+
+def meta_loss(lesson: TrainingData, params: Params, readout: Readout, adjoint: Adjoint) -> Tensor:
+    """Train ``params`` on the lesson by the readout's loss; the mean of the readings, differentiable into all of the lesson, a scalar.
+
+    Memory: that of the adjoint. Time: T inner steps (with ``backward``: there and back).
+    """
+    x, y, lr, momentum, optimizer = lesson
+    _, readings = sgd(readout.loss, params, (x, y), lr, momentum, adjoint, readout, optimizer)
+    return readings.mean()
+
+
+def real_readout(cohort: Cohort, train: Split, config: MetaConfig, steps: int, seeds: Sequence[int]) -> Readout:
+    """The intermediate meta-losses of one outer step: cross entropy on a fresh real batch at each reading. Each learner of the
+    cohort is read on batches of its own, from its seed."""
+    every = config.readout_every or steps
+    own = []
+    for seed in seeds:
+        rng = torch.Generator().manual_seed(seed)
+        x, y = train.draw(math.ceil(steps / every), config.real_batch, rng)
+        own.append((crop_and_flip(x.flatten(0, 1), rng).view(x.shape) if config.augment else x, y))
+    return Readout(cohort.loss, cohort.batches(own), every)
+
+
+def base_learner(config: RunConfig, data: Dataset) -> Learner:
+    """The run's own learner."""
+    return Learner(config.learner, data.image_shape, data.n_classes)
+
+
+def learner_for(config: RunConfig, data: Dataset, seed: int) -> Classifier:
+    """The learner whose weights have that seed: of the run's architecture, or of one of its own."""
+    source = config.meta.sample_learners
+    if source == "none":
+        return base_learner(config, data)
+    if source == "zoo":
+        return Learner(sample(config.learner, seed), data.image_shape, data.n_classes)
+    return from_space(config.meta.make_space(), seed, data.image_shape, data.n_classes)
+
+
+def curriculum_of(
+    teacher: Teacher, data: Dataset, provenance: dict[str, Any], seed: int = 0, state: dict[str, Tensor] | None = None
+) -> Curriculum:
+    """What the teacher teaches now, or would in another ``state``; where it varies, to the learner with that seed. On its own device."""
+    with torch.no_grad():
+        x, y, lr, momentum, _ = torch.func.functional_call(teacher, state or {}, (seed,))
+    return Curriculum(
+        x.detach(), y, lr.detach(), momentum.detach(), data.class_names, data.mean, data.std, provenance, teacher.config.optimizer
+    )
+
+
+def estimated_bytes(config: RunConfig, data: Dataset, teacher: Teacher) -> dict[str, int]:
+    """Predicted peak memory of an outer step: the adjoint's share and the teacher's, from one measured step on real images."""
+    T = config.teacher.inner_steps
+    learner = learner_for(config, data, seed_for(config.seed, Purpose.LEARNER, 0))  # one of many, where they are sampled
+    params = learner.init(0, device=data.train.x.device)
+    batch = data.train.x[: config.teacher.batch_size], data.train.y[: config.teacher.batch_size]
+    weights = sum(p.numel() for p in params.values())
+    activations = saved_bytes(lambda: LearnerLoss(learner)(params, batch), list(params.values()))
+    optimizer = OPTIMIZERS[config.teacher.optimizer]
+    return {
+        "adjoint": memory_bytes(config.meta.make_adjoint(), T, weights, activations, 4, config.teacher.momentum, optimizer),
+        "teacher": saved_bytes(teacher.images, []),
+    }

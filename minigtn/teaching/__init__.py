@@ -1,0 +1,1 @@
+"""Who teaches, and what: the generator, the teacher, the curriculum and its file."""

@@ -1,0 +1,208 @@
+"""RankConfig statistics agree with their definitions; ranking resumes; the page stands alone."""
+
+import itertools
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from minigtn import data
+from minigtn.nas import report
+from minigtn.nas.ranking import RankConfig, compare, draw, measures, rank, read_scores, read_table
+from minigtn.nas.scores import EstimatorConfig
+from tiny_space import TinySpace
+
+DIGITS = data.load("digits")
+ESTIMATORS = EstimatorConfig(
+    curriculum="digits-10", steps=2, batch_size=10, valid_images=50, valid_batch=50, probe_images=8,
+    real_lrs=(0.1,), real_momenta=(0.5,), tuning_networks=1,
+)  # fmt: skip
+CONFIG = RankConfig(space="tiny", networks=12, bootstrap=20)
+
+
+@pytest.fixture
+def table(tmp_path):
+    archs = ["".join(digits) for digits in itertools.product("012", repeat=4)]
+    lines = [f"{arch},{50 + int(arch, 3) / 2},x" for arch in archs]
+    path = tmp_path / "table.csv"
+    path.write_text("\n".join(["arch,mean_acc,other", *lines]) + "\n")
+    return path
+
+
+def run(config, table, folder, estimators=ESTIMATORS):
+    return rank(config, estimators, DIGITS, table, folder, space=TinySpace(), bar=False)
+
+
+# ---- statistics ----
+
+
+def test_measures_by_hand():
+    truth = np.arange(20.0)
+    score = truth.copy()
+    assert measures(score, truth) == pytest.approx({"spearman": 1, "kendall": 1, "precision": 1, "regret": 0})
+    assert measures(-score, truth) == pytest.approx({"spearman": -1, "kendall": -1, "precision": 0, "regret": 19})
+    score[[18, 17]] = score[[17, 18]]  # one of the best two by score is one of the best two by truth
+    got = measures(score, truth)
+    assert got["precision"] == 0.5
+    assert got["spearman"] == pytest.approx(1 - 6 * 2 / (20 * (20**2 - 1)))
+    assert got["kendall"] == pytest.approx(1 - 2 / 190)
+
+
+def test_spearman_with_ties_is_scipys():
+    rng = np.random.default_rng(0)
+    score, truth = rng.integers(5, size=40).astype(float), rng.normal(size=40)
+    assert measures(score, truth)["spearman"] == pytest.approx(scipy.stats.spearmanr(score, truth).statistic)
+
+
+def test_tied_scores_share_their_places():
+    truth = np.array([0.0, 1.0, 2.0, 3.0])
+    got = measures(np.ones(4), truth)
+    assert math.isnan(got["spearman"])
+    assert math.isnan(got["kendall"])
+    assert got["precision"] == 0.25  # a pick at random is the best one in one of four cases
+    assert got["regret"] == 1.5
+
+
+def rows(scores, truth=None):
+    truth = range(len(scores)) if truth is None else truth
+    return [
+        {"arch": str(i), "truth": float(t), "scores": {"a": s, "b": float(-i)}, "seconds": {"a": 1.0, "b": 0.5}}
+        for i, (s, t) in enumerate(zip(scores, truth, strict=True))
+    ]
+
+
+def test_scores_that_are_not_finite_rank_last_and_are_counted():
+    result = compare(rows([0.0, 1.0, 2.0, 3.0, 4.0, None]), ["a"], (), 10, 0)["columns"]["a"]
+    assert result["not_finite"] == 1
+    worst = compare(rows([0.0, 1.0, 2.0, 3.0, 4.0, -9.0]), ["a"], (), 10, 0)["columns"]["a"]
+    assert result["all"] == worst["all"]
+    json.dumps(result, allow_nan=False)
+
+
+def test_the_better_half_is_by_truth():
+    scores = [5.0, 4.0, 3.0, 0.0, 1.0, 2.0]  # wrong on the worse half, right on the better one
+    result = compare(rows(scores), ["a"], (), 10, 0)
+    assert result["better_half"] == 3
+    assert result["columns"]["a"]["better_half"]["spearman"]["value"] == pytest.approx(1)
+    assert result["columns"]["a"]["all"]["spearman"]["value"] < 0
+
+
+def test_a_vote_is_the_mean_rank():
+    result = compare(rows([0.0, 10.0, 20.0, 30.0]), ["a", "b"], ("a", "b"), 10, 0)["columns"]
+    assert result["vote"]["all"]["spearman"]["value"] is None  # two opposite orders: all alike
+    assert result["vote"]["seconds"]["mean"] == 1.5
+    assert "vote" not in compare(rows([0.0, 1.0]), ["a"], ("a", "b"), 10, 0)["columns"]
+
+
+def test_intervals_hold_the_truth_about_as_often_as_they_say():
+    """Over 30 draws of 40 pairs with a Spearman of 0.743 the 95 % intervals hold it in 25 or more; they do not hold 0.943."""
+    rng = np.random.default_rng(0)
+    held = shifted = 0
+    for seed in range(30):
+        a = rng.normal(size=40)
+        interval = compare(rows((a + rng.normal(size=40) * 0.85).tolist(), a), ["a"], (), 60, seed)["columns"]["a"]["all"]["spearman"]
+        held += interval["low"] <= 0.743 <= interval["high"]
+        shifted += interval["low"] <= 0.943 <= interval["high"]
+    assert held >= 25
+    assert shifted < 25
+
+
+def test_the_seed_gives_the_same_intervals():
+    scores = np.random.default_rng(0).normal(size=30).tolist()
+    one, again, other = (compare(rows(scores), ["a"], (), 50, seed) for seed in (0, 0, 1))
+    assert one == again != other
+
+
+# ---- the table ----
+
+
+def test_fewer_networks_are_the_first_of_more(table):
+    truth = read_table(table)
+    assert truth["0001"] == 50.5
+    assert draw(truth, 5, 0) == draw(truth, 0, 0)[:5] != draw(truth, 5, 1)
+    assert sorted(draw(truth, 0, 0)) == sorted(truth)
+    with pytest.raises(ValueError, match="82 networks were asked for, but the table has 81"):
+        draw(truth, 82, 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("arch,accuracy\n0,1\n1,x\n", "line 3: accuracy 'x' is no number"),
+        ("arch,accuracy\n0,1\n0,2\n", "line 3: 0 stands there twice"),
+        ("arch,acc\n0,1\n", "needs a column arch and a column one of mean_acc, cifar10_test, accuracy, but it has arch, acc"),
+        ("", "but it has none"),
+    ],
+)
+def test_a_bad_table_is_one_sentence(tmp_path, text, sentence):
+    (tmp_path / "bad.csv").write_text(text)
+    with pytest.raises(ValueError, match=sentence):
+        read_table(tmp_path / "bad.csv")
+
+
+# ---- ranking ----
+
+
+def test_rank_stopped_resumed_and_extended_is_the_same(table, tmp_path, monkeypatch):
+    monkeypatch.setattr("minigtn.nas.report.write", lambda folder: folder)  # which has a test of its own
+    whole = run(CONFIG, table, tmp_path / "whole")
+    assert list(whole["columns"]) == ["gtn-2", "real-2", "tse-2", "params", "flops", "synflow", "naswot", "vote"]
+    assert all(value["value"] is None or math.isfinite(value["value"]) for c in whole["columns"].values() for value in c["all"].values())
+
+    from minigtn.nas.scores import RealTraining
+
+    folder, calls, score = tmp_path / "stopped", [], RealTraining.score
+
+    def interrupted(self, network):
+        calls.append(network.arch)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return score(self, network)
+
+    monkeypatch.setattr(RealTraining, "score", interrupted)
+    few = replace(CONFIG, networks=8, estimators=("real", "params"))
+    with pytest.raises(KeyboardInterrupt):
+        run(few, table, folder)
+    kept = (folder / "scores.jsonl").read_text()
+    with (folder / "scores.jsonl").open("a") as file:
+        file.write('{"arch": "00')  # torn by a kill
+    run(few, table, folder)
+    assert (folder / "scores.jsonl").read_text().startswith(kept)
+    assert (len(calls[1:]), len(set(calls[1:]))) == (9, 8)  # after the one that tuned: the interrupted one twice
+    run(CONFIG, table, folder)
+
+    def values(where):
+        return sorted((row["arch"], sorted(row["scores"].items())) for row in read_scores(where))
+
+    assert values(folder) == values(tmp_path / "whole")
+    with pytest.raises(ValueError, match=r"scored with other settings \(seed: 0 -> 1\)"):
+        run(replace(CONFIG, seed=1), table, folder)
+
+
+def test_the_page_stands_alone_and_can_be_drawn_again(table, tmp_path):
+    folder = tmp_path / "run"
+    run(replace(CONFIG, estimators=("real", "params", "naswot"), vote=("params", "naswot")), table, folder)
+    page = (folder / "report.html").read_text()
+    for word in ("<script", "http://", "https://", "@import"):
+        assert word not in page
+    for word in ("real-2", "naswot", "vote", "On the better half, n = 6", "n = 12", "tuning took"):
+        assert word in page
+    assert page.count("data:image/svg+xml") == 2 * 5  # light and dark: the cost, and four scatter plots
+    (folder / "report.html").unlink()
+    assert report.write(folder).read_text() == page
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"networks": -1}, "networks must be at least 0"),
+        ({"bootstrap": 0}, "bootstrap must be at least 1"),
+        ({"estimators": ("flops", "flops")}, "each once"),
+    ],
+)
+def test_bad_settings_are_one_sentence(changes, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        replace(CONFIG, **changes)

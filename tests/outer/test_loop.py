@@ -1,0 +1,403 @@
+"""The outer loop: its gradient, what it does with bad ones, what it keeps, and what it never reads."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import math
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from minigtn import Checkpointed, Unrolled, data, load_curriculum
+from minigtn.data.datasets import Dataset, Split
+from minigtn.networks.learners import Learner
+from minigtn.outer import loop
+from minigtn.outer.loop import MetaTraining, MetaTrainingDiverged
+from minigtn.outer.meta_gradient import estimated_bytes, meta_loss, real_readout
+from minigtn.runs.files import read_metrics
+from minigtn.runs.seeds import Purpose, seed_for
+from minigtn.teaching.teacher import VARIANTS, Teacher, variant
+from tiny import LEARNER, META, TEACHER, TINY, tiny
+
+
+class Untouchable:
+    """A split that nobody may read."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise AssertionError(f"{name} of a split was read that must not be")
+
+
+@pytest.fixture(scope="module")
+def digits() -> Dataset:
+    """The digits, with test images that raise if anything here reads them."""
+    return dataclasses.replace(data.load("digits"), test=Untouchable())
+
+
+# ---- the meta-gradient ----
+
+
+@pytest.mark.parametrize(
+    "name", ["generator.dense1-direction", "generator.conv1-norm_scale", "generator.conv2-gain", "z", "lr_raw", "momentum_raw"]
+)
+def test_meta_gradient_is_that_of_finite_differences(digits: Dataset, name: str) -> None:
+    teacher = Teacher(TEACHER, digits.image_shape, 10, 7, torch.float64)
+    learner = Learner(LEARNER, digits.image_shape, 10)
+    params = learner.init(1, dtype=torch.float64)
+    readout = real_readout(
+        learner, Split(digits.train.x.double(), digits.train.y), dataclasses.replace(META, readout_every=2), 3, seeds=[2]
+    )
+    parameter = dict(teacher.named_parameters())[name]
+    direction = torch.randn_like(parameter)
+    direction /= direction.norm()
+
+    def loss_at(step: float) -> float:
+        with torch.no_grad():
+            parameter.add_(step * direction)
+            value = meta_loss(teacher(), params, readout, Checkpointed()).item()
+            parameter.sub_(step * direction)
+        return value
+
+    meta_loss(teacher(), params, readout, Checkpointed()).backward()
+    slope = (parameter.grad * direction).sum().item()
+    step = 1e-5
+    difference = (8 * (loss_at(step) - loss_at(-step)) - loss_at(2 * step) + loss_at(-2 * step)) / (12 * step)
+    assert abs(slope) > 1e-5
+    assert slope == pytest.approx(difference, rel=1e-5)
+
+
+@pytest.mark.parametrize("settings", [{}, {"optimizer": "adam", "lr": 0.003}, {"images": "pixels"}])
+def test_learners_in_one_pass_give_the_mean_of_their_meta_gradients(
+    digits: Dataset, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = Split(digits.train.x.double(), digits.train.y)
+    config = dataclasses.replace(tiny(learners=3, clip_norm=0.0), teacher=dataclasses.replace(TEACHER, **settings))
+    gradients = []
+    for most in (32, 2, 1):
+        monkeypatch.setattr(meta, "most_together", lambda device, most=most: most)
+        training = MetaTraining(config, dataclasses.replace(digits, train=train))
+        record = training.outer_step()
+        gradients.append(
+            torch.cat([torch.tensor([record["meta_loss"]]).double(), *(p.grad.flatten() for p in training.teacher.parameters())])
+        )
+    torch.testing.assert_close(gradients[0], gradients[2], rtol=1e-8, atol=1e-12)
+    torch.testing.assert_close(gradients[1], gradients[2], rtol=1e-8, atol=1e-12)
+    fewer = MetaTraining(dataclasses.replace(config, meta=dataclasses.replace(config.meta, learners=2)), digits)
+    assert abs(fewer.outer_step()["meta_loss"] - gradients[0][0].item()) > 1e-4
+
+
+def test_sampled_learners_have_architectures_of_their_own(digits: Dataset) -> None:
+    training = MetaTraining(tiny(learners=4, sample_learners="zoo"), digits)
+    assert len({training.learner_for(seed).config for seed in range(20)}) > 5
+    assert math.isfinite(training.outer_step()["grad_norm"])
+    assert 0 <= training.validate() <= 1
+    assert MetaTraining(tiny(), digits).learner_for(3).config == LEARNER
+
+
+def test_learners_come_from_a_search_space(digits: Dataset) -> None:
+    sizes = {"sample_learners": "nas-bench-201", "sample_channels": 4, "sample_cells": 1}
+    training = MetaTraining(tiny(learners=2, **sizes), digits)
+    seeds = [seed_for(0, Purpose.LEARNER, i) for i in range(60)]
+    weights = [training.learner_for(seed).init(seed) for seed in seeds[:12]]
+    assert len({sum(p.numel() for p in params.values()) for params in weights}) > 5
+    assert all(params["0.weight"].shape == (4, 1, 3, 3) for params in weights)  # the stem's channels
+    record = training.outer_step()
+    assert record["skipped"] == 0
+    assert record["grad_norm"] > 0
+    assert 0 <= training.validate() <= 1
+
+
+def test_the_runs_own_learner_comes_first(digits: Dataset) -> None:
+    """With ``sample_after`` the first steps are those without sampling; from then on they are not, and validations never are."""
+    plain, later = (MetaTraining(tiny(outer_steps=4, **changes), digits) for changes in ({}, {"sample_learners": "zoo", "sample_after": 2}))
+    losses = [[training.outer_step()["meta_loss"] for _ in range(4)] for training in (plain, later)]
+    assert losses[0][:2] == losses[1][:2]
+    assert losses[0][2:] != losses[1][2:]
+    assert plain.validate() != later.validate()
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"sample_after": -1}, "meta.sample_after must be at least 0, not -1"),
+        ({"sample_learners": "zoo", "graphs": True}, "meta.graphs replays the steps of one learner"),
+        ({"sample_learners": "zoo", "sample_channels": 4}, "sizes of a search space; name one as meta.sample-learners"),
+        ({"sample_learners": "nas-bench-macro", "sample_cells": 2}, "nas-bench-macro has no size 'cells_per_stage'"),
+        ({"sample_learners": "cells", "sample_channels": 5}, "channels must be even, not 5"),
+    ],
+)
+def test_bad_samples_are_refused(changes: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        tiny(**changes)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_curriculum_variant_is_meta_trained(digits: Dataset, name: str) -> None:
+    config = dataclasses.replace(tiny(outer_steps=2, learners=2), teacher=variant(TEACHER, name))
+    training = MetaTraining(config, digits)
+    before = training.teacher.lr().detach()
+    for _ in range(2):
+        assert training.outer_step()["skipped"] == 0
+    assert not training.teacher.lr().equal(before)
+    assert 0 <= training.validate() <= 1
+    curricula = [training.curriculum_for(seed).x for seed in (1, 2)]
+    assert curricula[0].equal(curricula[1]) != config.teacher.varies
+    assert training.result().x.shape == (3, 10, 1, 8, 8)
+
+
+def test_graphs_change_no_bit(digits: Dataset) -> None:
+    states = []
+    for graphs in (False, True):
+        training = MetaTraining(tiny(graphs=graphs), digits)
+        training.outer_step()
+        training.outer_step()
+        states.append(training.teacher.state_dict())
+    assert all(states[0][name].equal(states[1][name]) for name in states[0])
+    assert training.adjoint._captured.captures == 1
+
+
+def test_bfloat16_learners_give_nearly_the_same_meta_gradient(digits: Dataset) -> None:
+    gradients = {}
+    for precision in ("float32", "bfloat16"):
+        training = MetaTraining(tiny(precision=precision, clip_norm=0.0), digits)
+        training.outer_step()
+        gradients[precision] = torch.cat([p.grad.flatten() for p in training.teacher.parameters()])
+        assert gradients[precision].dtype == torch.float32
+    difference = (gradients["bfloat16"] - gradients["float32"]).norm() / gradients["float32"].norm()
+    assert 1e-4 < difference < 0.2
+
+
+def test_every_adjoint_gives_the_same_first_meta_gradient(digits: Dataset) -> None:
+    gradients = {}
+    for adjoint in ("unrolled", "checkpointed", "reversible"):
+        training = MetaTraining(tiny(adjoint=adjoint, clip_norm=0.0), digits)
+        training.outer_step()
+        gradients[adjoint] = torch.cat([p.grad.flatten() for p in training.teacher.parameters()])
+    assert gradients["unrolled"].norm() > 0.01
+    torch.testing.assert_close(gradients["checkpointed"], gradients["unrolled"], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(gradients["reversible"], gradients["unrolled"], rtol=1e-2, atol=1e-4)
+
+
+@pytest.mark.parametrize(("every", "readings"), [(1, 5), (2, 3), (5, 1), (0, 1)])
+def test_readings_of_the_meta_loss(digits: Dataset, every: int, readings: int) -> None:
+    learner = Learner(LEARNER, digits.image_shape, 10)
+    readout = real_readout(learner, digits.train, dataclasses.replace(META, readout_every=every), 5, seeds=[0])
+    x, y = readout.batches
+    assert x.shape == (readings, 32, 1, 8, 8)
+    assert y.shape == (readings, 32)
+    teacher = Teacher(dataclasses.replace(TEACHER, inner_steps=5), digits.image_shape, 10, 0)
+    meta_loss(teacher(), learner.init(0), readout, Unrolled()).backward()
+    assert teacher.z.grad[0].norm() > 0
+
+
+def test_the_memory_of_an_outer_step_is_estimated(digits: Dataset) -> None:
+    sizes = {}
+    for steps in (3, 12):
+        config = dataclasses.replace(tiny(adjoint="unrolled"), teacher=dataclasses.replace(TEACHER, inner_steps=steps))
+        training = MetaTraining(config, digits)
+        sizes[steps] = estimated_bytes(config, digits, training.teacher, training.learner)
+        assert sizes[steps].keys() == {"adjoint", "teacher"}
+    assert sizes[12]["adjoint"] == 4 * sizes[3]["adjoint"] > 10_000
+    assert 2 < sizes[12]["teacher"] / sizes[3]["teacher"] <= 4
+
+
+# ---- the outer loop ----
+
+
+def test_it_learns(digits: Dataset) -> None:
+    config = dataclasses.replace(
+        tiny(outer_steps=80, lr=0.02, valid_every=0, real_batch=128), learner=dataclasses.replace(LEARNER, channels=(8,))
+    )
+    training = MetaTraining(config, digits)
+    before = training.validate()
+    losses = [training.outer_step()["meta_loss"] for _ in range(80)]
+    assert training.finished
+    assert sum(losses[-10:]) < sum(losses[:10]) - 10 * 0.2
+    assert training.validate() > before + 0.15
+
+
+def test_a_run_without_validations_ends_with_the_last_teacher(digits: Dataset, tmp_path: Path) -> None:
+    training = MetaTraining(tiny(valid_every=0), digits)
+    training.run(tmp_path)
+    curriculum = training.result()
+    assert curriculum.x.equal(training.teacher.images().detach())
+    assert curriculum.provenance["outer_steps_taken"] == 6
+    assert ["valid_accuracy" in record for record in read_metrics(tmp_path / "metrics.jsonl")] == [False] * 5 + [True]
+
+
+def test_the_teacher_that_is_best_on_validation_data_is_kept(digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Tensor] = []
+    scores = iter([0.3, 0.7, 0.7, 0.5])
+
+    def taught_curves(learner: Learner, curriculum: Any, *_: Any, **__: Any) -> Tensor:
+        seen.append(curriculum.x)
+        return torch.tensor([[next(scores)]])
+
+    monkeypatch.setattr(meta, "taught_curves", taught_curves)
+    training = MetaTraining(tiny(outer_steps=8), digits)
+    training.run(tmp_path)
+    assert vars(training.progress).items() >= {"best_step": 4, "best_accuracy": pytest.approx(0.7), "step": 8}.items()
+    now = training.teacher.images()
+    best = training.result()
+    assert best.x.equal(seen[1])
+    assert not best.x.equal(seen[3])
+    assert best.provenance["outer_steps_taken"] == 4
+    assert training.teacher.images().equal(now)  # asking for the result changes nothing
+    records = read_metrics(tmp_path / "metrics.jsonl")
+    assert [(r["step"], round(r["valid_accuracy"], 3)) for r in records if "valid_accuracy" in r] == [
+        (2, 0.3),
+        (4, 0.7),
+        (6, 0.7),
+        (8, 0.5),
+    ]
+
+
+def test_the_schedule_is_a_cosine_from_lr_to_its_last_fraction(digits: Dataset) -> None:
+    training = MetaTraining(tiny(outer_steps=4, lr=0.1, final_lr=0.2, valid_every=0), digits)
+    used = []
+    for _ in range(4):
+        used.append((training.outer_step()["outer_lr"], training.adam.param_groups[0]["lr"]))
+    assert [a for a, _ in used] == [b for _, b in used]
+    assert [a for a, _ in used] == pytest.approx([0.02 + 0.04 * (1 + math.cos(math.pi * i / 4)) for i in range(4)])
+
+
+def test_clipping_scales_the_meta_gradient(digits: Dataset) -> None:
+    whole, clipped = MetaTraining(tiny(clip_norm=0.0), digits), MetaTraining(tiny(clip_norm=0.01), digits)
+    norm = whole.outer_step()["grad_norm"]
+    assert clipped.outer_step()["grad_norm"] == norm > 0.02
+    for a, b in zip(whole.teacher.parameters(), clipped.teacher.parameters(), strict=True):
+        torch.testing.assert_close(b.grad, a.grad * (0.01 / norm), rtol=1e-4, atol=1e-9)
+
+
+def test_meta_training_evaluation_and_validation_share_no_seed(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[int] = []
+    init = Learner.init
+    monkeypatch.setattr(Learner, "init", lambda self, seed, **kwargs: used.append(seed) or init(self, seed, **kwargs))
+    training = MetaTraining(TINY, digits)
+    for _ in range(6):
+        training.outer_step()
+    training.validate()
+    assert used == [seed_for(0, Purpose.LEARNER, i) for i in range(6)] + [seed_for(0, Purpose.VALIDATION, 0)]
+    assert not set(used) & {seed_for(0, purpose, i) for purpose in (Purpose.TEST, Purpose.TUNING) for i in range(1000)}
+
+
+# ---- what is not finite ----
+
+
+def poisoned(monkeypatch: pytest.MonkeyPatch, steps: set[int], what: str) -> None:
+    """The meta-loss, or only its gradient, is infinite in these outer steps (counted from 1)."""
+    calls, whole = itertools.count(1), loop.meta_loss
+
+    def meta_loss(*args: Any) -> Tensor:
+        loss = whole(*args)
+        if next(calls) in steps:
+            loss = loss + (math.inf if what == "loss" else 0)
+            loss.register_hook(lambda g: g * (math.inf if what == "gradient" else 1))
+        return loss
+
+    monkeypatch.setattr(meta, "meta_loss", meta_loss)
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_what_is_not_finite_is_skipped_and_counted(digits: Dataset, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    poisoned(monkeypatch, {2, 3, 5}, what)
+    training = MetaTraining(tiny(max_skipped=3), digits)
+    states = [training._snapshot()]
+    for _ in range(6):
+        training.outer_step()
+        states.append(training._snapshot())
+    unchanged = [all(a[k].equal(b[k]) for k in a) for a, b in itertools.pairwise(states)]
+    assert unchanged == [False, True, True, False, True, False]
+    assert all(p.isfinite().all() for p in training.teacher.parameters())
+    assert vars(training.progress).items() >= {"step": 6, "skipped": 3, "skipped_in_a_row": 0}.items()
+
+
+def test_many_in_a_row_stop_the_run_with_advice_and_a_checkpoint(digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    poisoned(monkeypatch, {3, 4, 5}, "loss")
+    training = MetaTraining(tiny(max_skipped=3, checkpoint_every=100), digits)
+    with pytest.raises(MetaTrainingDiverged, match=r"3 meta-gradients in a row were not finite \(outer step 5\): lower meta.lr") as caught:
+        training.run(tmp_path)
+    assert "\n" not in str(caught.value)
+    assert [r["skipped"] for r in read_metrics(tmp_path / "metrics.jsonl")] == [0, 0, 1, 2, 3]
+    assert '"meta_loss": null' in (tmp_path / "metrics.jsonl").read_text()
+    again = MetaTraining(training.config, digits)
+    again.load_checkpoint(tmp_path)
+    assert again.progress == training.progress
+    again.run(tmp_path)  # the loss is finite from here on
+    assert again.progress.step == 6
+
+
+def test_an_overflow_of_the_reversible_adjoint_is_skipped_too(digits: Dataset) -> None:
+    config = tiny(adjoint="reversible")
+    learner = dataclasses.replace(LEARNER, norm="none", weight_norm=False)
+    training = MetaTraining(
+        dataclasses.replace(config, learner=learner, teacher=dataclasses.replace(TEACHER, lr=9.9, inner_steps=12)), digits
+    )
+    record = training.outer_step()
+    assert math.isnan(record["meta_loss"])
+    assert record["skipped"] == 1
+
+
+# ---- checkpoints ----
+
+
+@pytest.fixture
+def trained(digits: Dataset, tmp_path: Path) -> MetaTraining:
+    training = MetaTraining(TINY, digits)
+    training.run(tmp_path)
+    return training
+
+
+def test_a_checkpoint_holds_everything_and_no_pickle(digits: Dataset, trained: MetaTraining, tmp_path: Path) -> None:
+    again = MetaTraining(TINY, digits)
+    again.load_checkpoint(tmp_path)
+    assert again.progress == trained.progress
+    for ours, theirs in ((again._snapshot(), trained._snapshot()), (again.best, trained.best)):
+        assert ours.keys() == theirs.keys()
+        assert all(ours[k].equal(theirs[k]) for k in ours)
+    assert again.outer_step() == trained.outer_step()  # one step beyond the end: Adam's moments are the same too
+    assert all(a.equal(b) for a, b in zip(again._snapshot().values(), trained._snapshot().values(), strict=True))
+    trained.result().save(tmp_path / "curriculum.safetensors")
+    assert load_curriculum(tmp_path).x.equal(again.result().x)
+
+
+def test_other_settings_are_refused_by_name(digits: Dataset, trained: MetaTraining, tmp_path: Path) -> None:
+    other = dataclasses.replace(tiny(lr=0.5), seed=1)
+    with pytest.raises(ValueError, match=r"made with other settings \(seed: 0 -> 1; meta.lr: 0.01 -> 0.5\); go on with the same") as caught:
+        MetaTraining(other, digits).load_checkpoint(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def rewritten(content: bytes, **changed: Any) -> bytes:
+    """The same safetensors file with other metadata."""
+    size = struct.unpack("<Q", content[:8])[0]
+    header = json.loads(content[8 : 8 + size])
+    header["__metadata__"] = changed
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + content[8 + size :]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: b"",
+        lambda content: content[:-10],
+        lambda content: b"garbage" * 100,
+        lambda content: rewritten(content, about="{"),
+        lambda content: rewritten(content, about='{"config": {}, "progress": {}}'),
+        lambda content: rewritten(content, about="[]"),
+        lambda content: rewritten(content, other=""),
+    ],
+    ids=["empty", "torn", "garbage", "torn JSON", "no settings", "a list", "no metadata"],
+)
+def test_a_damaged_checkpoint_is_one_sentence(digits: Dataset, trained: MetaTraining, tmp_path: Path, damage: Any) -> None:
+    path = tmp_path / "checkpoint.safetensors"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ValueError, match=f"{path} is not a readable checkpoint .*; start afresh with --overwrite") as caught:
+        MetaTraining(TINY, digits).load_checkpoint(tmp_path)
+    assert "\n" not in str(caught.value)
