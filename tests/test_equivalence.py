@@ -47,7 +47,7 @@ def outer_step(name: str, every: int, dtype: torch.dtype, device: str):
 def taught(name: str, every: int, adjoint, dtype=torch.float64, device="cpu"):
     """Meta-loss and meta-gradients of minigtn, by the reference's names for theta."""
     teacher, _, params, readout = outer_step(name, every, dtype, device)
-    x, y, lr, momentum = teacher()
+    x, y, lr, momentum, _ = teacher()
     loss = sgd(readout.loss, params, (x, y), lr, momentum, adjoint, readout)[1].mean()
     loss.backward()
     return loss.item(), {key: theta.grad.cpu().double() for key, theta in named(teacher).items()}

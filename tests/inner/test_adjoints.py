@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import minigtn
+from minigtn.inner.memory import memory_bytes
 from minigtn import Checkpointed, Readout, Reversible, Unrolled
 from minigtn.inner.adjoints import Adjoint
 from minigtn.studies.check import (
@@ -156,9 +157,6 @@ class Spy(Adjoint):
         self.seen = self.inner.tape(*args)
         return self.seen
 
-    def memory_bytes(self, *args, **kwargs):
-        return self.inner.memory_bytes(*args, **kwargs)
-
 
 @pytest.mark.parametrize(
     ("steps", "block", "way_back", "states"),
@@ -277,10 +275,10 @@ def test_nothing_is_kept_without_a_way_back(adjoint):
 def test_predicted_memory_orders_the_adjoints():
     T, P, activations = 1000, 10_000, 2_000_000
     unrolled, step, root, reverse = (
-        a.memory_bytes(T, P, activations) for a in (Unrolled(), Checkpointed(), Checkpointed(32), Reversible())
+        memory_bytes(a, T, P, activations) for a in (Unrolled(), Checkpointed(), Checkpointed(32), Reversible())
     )
     assert unrolled > T * activations
     assert step == pytest.approx(2 * 4 * P * T + activations, rel=0.01)
     assert root == pytest.approx(2 * 4 * P * 64 + activations, rel=0.1)
     assert reverse == pytest.approx((24 + (T - 64) / 8 + 72) * P + activations, rel=0.01)
-    assert Reversible().memory_bytes(T, P, activations, momentum=0.9) < reverse
+    assert memory_bytes(Reversible(), T, P, activations, momentum=0.9) < reverse

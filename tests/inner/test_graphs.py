@@ -8,8 +8,7 @@ import torch
 
 import minigtn
 from minigtn import Adam, Checkpointed, Readout, Unrolled
-from minigtn.inner.graphs import StaticCall, StepGraphs, signature
-from minigtn.networks.layers import GraphPool
+from minigtn.inner.graphs import GraphPool, StaticCall, StepGraphs, signature
 from minigtn.studies.check import TOLERANCE, relative_difference
 from problems import PROBLEMS, QUADRATIC_W0, problem, quadratic_batches
 

@@ -201,7 +201,7 @@ def test_settings(make, sentence):
 
 def test_memory_counts_what_the_optimizer_keeps():
     for adjoint, ratio in ((Unrolled(), 4 / 3), (Checkpointed(), 3 / 2)):
-        sgd, adam = (adjoint.memory_bytes(1000, 10_000, 0, optimizer=o) for o in (SGD(), Adam()))
+        sgd, adam = (minigtn.memory_bytes(adjoint, 1000, 10_000, 0, optimizer=o) for o in (SGD(), Adam()))
         assert adam == pytest.approx(ratio * sgd, rel=0.02)
 
 

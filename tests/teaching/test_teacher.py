@@ -22,7 +22,7 @@ def make(
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 12, 8), (2, 4, 28)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_what_it_hands_out(shape: tuple[int, int, int], dtype: torch.dtype) -> None:
-    x, y, lr, momentum = make(shape=shape, classes=4, dtype=dtype)()
+    x, y, lr, momentum, _ = make(shape=shape, classes=4, dtype=dtype)()
     assert x.shape == (3, 10, *shape)
     assert y.shape == (3, 10, 4)
     assert lr.shape == momentum.shape == (3,)
@@ -64,7 +64,7 @@ def test_step_sizes_cannot_leave_their_ranges(raw: float) -> None:
 
 def test_the_gradient_reaches_every_parameter() -> None:
     teacher = make(dtype=torch.float64)
-    x, _, lr, momentum = teacher()
+    x, _, lr, momentum, _ = teacher()
     (x * torch.randn_like(x)).sum().add(lr.sum() + momentum.sum()).backward()
     norms = {name: p.grad.norm().item() for name, p in teacher.named_parameters()}
     assert [name for name, norm in norms.items() if not 0 < norm < math.inf] == []
@@ -130,7 +130,7 @@ def of(name: str, seed: int = 0, **settings) -> Teacher:
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_variant_teaches_and_learns(name: str) -> None:
     teacher = of(name)
-    x, y, lr, momentum = teacher(seed=3)
+    x, y, lr, momentum, _ = teacher(seed=3)
     assert x.shape == (3, 10, 1, 8, 8)
     assert y.shape == (3, 10, 10)
     assert y.sum(-1).eq(1).all()
