@@ -1,4 +1,5 @@
-"""minigtn: Generative Teaching Networks, readable, provable and fast. A training run is a differentiable function.
+"""minigtn: Generative Teaching Networks, readable, provable and fast. A training run is a differentiable
+function.
 
 All that users need is here; where it lives behind this face may change.
 """

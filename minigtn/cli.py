@@ -1,6 +1,8 @@
-"""The command ``minigtn`` with all that it can do: thin commands over the library; flags come from the config dataclasses.
+"""The command ``minigtn`` with all that it can do: thin commands over the library; flags come from the config
+dataclasses.
 
-Exit codes: 0 done · 1 a check failed or meta-training diverged · 2 bad input, with one sentence · 130 Ctrl-C, with everything saved.
+Exit codes: 0 done · 1 a check failed or meta-training diverged · 2 bad input, with one sentence · 130 Ctrl-C,
+with everything saved.
 """
 
 from __future__ import annotations
@@ -37,8 +39,8 @@ class Train:
 
     config: Annotated[RunConfig, tyro.conf.arg(name="")] = _CONFIG
     preset: str = "digits"
-    """Settings to start from: tiny, digits, mnist-small, mnist-paper, cifar10-tiny, cifar10-small, cifar10-paper; every other flag changes
-    one of them."""
+    """Settings to start from: tiny, digits, mnist-small, mnist-paper, cifar10-tiny, cifar10-small,
+    cifar10-paper; every other flag changes one of them."""
     out: Path = Path("runs/demo")
     """The run's folder."""
     data_dir: Path | None = None
@@ -46,7 +48,8 @@ class Train:
     device: Device = "auto"
     """Where to compute; auto takes CUDA if there is one."""
     threads: int = 1
-    """CPU threads. One is fastest for small learners, and safest beside other work; the bits of a result depend on it."""
+    """CPU threads. One is fastest for small learners, and safest beside other work; the bits of a result
+    depend on it."""
     resume: bool = False
     """Continue the run in --out from its checkpoint, to the same bits; a new folder simply starts."""
     overwrite: bool = False
@@ -63,7 +66,8 @@ class Train:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Judge a finished run again, with its own evaluation settings but for those given here; replaces its result and report."""
+    """Judge a finished run again, with its own evaluation settings but for those given here; replaces its
+    result and report."""
 
     run_folder: tyro.conf.Positional[Path]
     """Folder of the run."""
@@ -84,10 +88,12 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Transfer:
-    """Judge curricula on a zoo of learners that their teachers never met, beside real data; goes on where it was stopped."""
+    """Judge curricula on a zoo of learners that their teachers never met, beside real data; goes on where it
+    was stopped."""
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
-    """Folders of runs on the same data; the settings are the first one's, and it gets the result, transfer.json."""
+    """Folders of runs on the same data; the settings are the first one's, and it gets the result,
+    transfer.json."""
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
     learners: tuple[str, ...] = tuple(LEARNERS)
     """Rows."""
@@ -101,18 +107,29 @@ class Transfer:
     """CPU threads."""
 
     def run(self) -> None:
-        device, first = choose(self.device, self.threads), self.runs[0]
+        device = choose(self.device, self.threads)
+        first = self.runs[0]
         config = dataclasses.replace(run.settings_of(first), evaluation=self.evaluation)
         curricula = {folder.name: load_curriculum(folder).to(device) for folder in self.runs}
         if len(curricula) < len(self.runs):
-            raise ValueError(f"the columns are named by the runs' folders, so these must differ; given {' '.join(map(str, self.runs))}")
+            raise ValueError(
+                "the columns are named by the runs' folders, so these must differ; given "
+                f"{' '.join(map(str, self.runs))}"
+            )
         dataset = data.load(config.dataset, self.data_dir).to(device)
-        print(transfer.table(transfer.transfer(config, dataset, curricula, first / "transfer.json", self.learners, self.more)))
+        print(
+            transfer.table(
+                transfer.transfer(
+                    config, dataset, curricula, first / "transfer.json", self.learners, self.more
+                )
+            )
+        )
 
 
 @dataclass(frozen=True)
 class Ablate:
-    """Meta-train once per row and outer seed of the tables named, and write them down: what each part is worth."""
+    """Meta-train once per row and outer seed of the tables named, and write them down: what each part is
+    worth."""
 
     tables: tyro.conf.Positional[tuple[str, ...]]
     """Any of: curriculum, weight-norm, readout, step-sizes, labels, learners, optimizer, learner, steps."""
@@ -192,14 +209,21 @@ AFTER_A_STOP = {"train": "; the same command with --resume goes on", "ablate": A
 def main(argv: list[str] | None = None) -> None:
     """The command ``minigtn``; ``python -m minigtn`` is the same."""
     argv = sys.argv[1:] if argv is None else argv
-    commands, name = COMMANDS, "minigtn"
+    commands = COMMANDS
+    name = "minigtn"
     if argv[:1] == ["nas"]:
-        commands, name, argv = nas.COMMANDS, "minigtn nas", argv[1:]
+        commands = nas.COMMANDS
+        name = "minigtn nas"
+        argv = argv[1:]
     if not argv or argv[0] in ("-h", "--help"):
         print(f"usage: {name} COMMAND [--help] ...\n")
         about = {word: (command.__doc__ or "").strip() for word, command in commands.items()}
         if commands is COMMANDS:
-            about["nas"] = "Architecture search with a teacher instead of the data: minigtn nas " + " | ".join(nas.COMMANDS) + "."
+            about["nas"] = (
+                "Architecture search with a teacher instead of the data: minigtn nas "
+                + " | ".join(nas.COMMANDS)
+                + "."
+            )
         for word, text in about.items():
             print(f"  {word:<10}{text}")
         sys.exit(0 if argv else 2)
@@ -208,10 +232,15 @@ def main(argv: list[str] | None = None) -> None:
         if command is None:
             known = [*commands, *(["nas"] if commands is COMMANDS else [])]
             raise ValueError(f"there is no command {argv[0]!r}; the commands are {', '.join(known)}")
-        arguments: Any = tyro.cli(command, args=argv[1:], prog=f"{name} {argv[0]}", default=_defaults(command, argv[1:]))
+        arguments: Any = tyro.cli(
+            command, args=argv[1:], prog=f"{name} {argv[0]}", default=_defaults(command, argv[1:])
+        )
         arguments.run()
     except KeyboardInterrupt:
-        print("\nminigtn: stopped" + (AFTER_A_STOP.get(argv[0], "") if commands is COMMANDS else AGAIN), file=sys.stderr)
+        print(
+            "\nminigtn: stopped" + (AFTER_A_STOP.get(argv[0], "") if commands is COMMANDS else AGAIN),
+            file=sys.stderr,
+        )
         sys.exit(130)
     except (MetaTrainingDiverged, WorkerLost, TrainingDiverged, SearchStopped) as error:
         print(f"minigtn: {error}", file=sys.stderr)
@@ -222,7 +251,8 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _defaults(command: type, words: list[str]) -> Any:
-    """What the flags change: a preset, or the settings of the run that is named; read before the flags are."""
+    """What the flags change: a preset, or the settings of the run that is named; read before the flags
+    are."""
     if command in (Train, Ablate):
         name = "digits"
         for i, word in enumerate(words):
@@ -232,7 +262,9 @@ def _defaults(command: type, words: list[str]) -> Any:
                 name = word.partition("=")[2]
         if name not in PRESETS:
             raise ValueError(f"there is no preset {name!r}; the presets are {', '.join(PRESETS)}")
-        return command(config=PRESETS[name], preset=name, **({"tables": tyro.MISSING} if command is Ablate else {}))
+        return command(
+            config=PRESETS[name], preset=name, **({"tables": tyro.MISSING} if command is Ablate else {})
+        )
     folder = next((Path(word) for word in words if (Path(word) / "config.json").is_file()), None)
     if command in (Evaluate, Transfer) and folder is not None:
         return command(tyro.MISSING, evaluation=run.settings_of(folder).evaluation)

@@ -1,4 +1,5 @@
-"""Every setting of a run, with its only default; the command line and the saved ``config.json`` are made from these classes."""
+"""Every setting of a run, with its only default; the command line and the saved ``config.json`` are made from
+these classes."""
 
 from __future__ import annotations
 
@@ -32,19 +33,24 @@ class MetaConfig:
     augment: bool = False
     """Random crops (4 pixels of padding) and mirror images of those, as the paper has it for CIFAR-10."""
     readout_every: int = 1
-    """Inner steps between two readings of the meta-loss (intermediate losses); 0 reads after the last step only."""
+    """Inner steps between two readings of the meta-loss (intermediate losses); 0 reads after the last step
+    only."""
     clip_norm: float = 1.0
     """The meta-gradient is scaled down to this norm where it is longer; 0 never clips."""
     learners: int = 1
-    """Learners per outer step, each with weights and real batches of its own; their meta-gradients are averaged. Workers share them."""
+    """Learners per outer step, each with weights and real batches of its own; their meta-gradients are
+    averaged. Workers share them."""
     sample_learners: Literal["none", "zoo", "nas-bench-macro", "nas-bench-201", "cells"] = "none"
-    """Where every learner gets an architecture of its own from, so that the teacher generalizes: varied from the run's (minigtn.networks.sampling), or
-    drawn at random from a search space (minigtn.networks.spaces). With none all have the run's."""
+    """Where every learner gets an architecture of its own from, so that the teacher generalizes: varied from
+    the run's (minigtn.networks.sampling), or drawn at random from a search space (minigtn.networks.spaces).
+    With none all have the run's."""
     sample_after: int = 0
-    """Outer steps before learners are sampled, in which all have the run's. Deep networks hardly teach a fresh teacher: a learner that is
-    easily taught shows the way (docs/log.md). Validations always take sampled ones."""
+    """Outer steps before learners are sampled, in which all have the run's. Deep networks hardly teach a
+    fresh teacher: a learner that is easily taught shows the way (docs/log.md). Validations always take
+    sampled ones."""
     sample_channels: int = 0
-    """Channels of the first stage of networks from a search space; 0 takes the space's own. Narrow ones are cheap to teach."""
+    """Channels of the first stage of networks from a search space; 0 takes the space's own. Narrow ones are
+    cheap to teach."""
     sample_cells: int = 0
     """Cells per stage of networks from nas-bench-201 and cells; 0 takes the space's own."""
     adjoint: Literal["unrolled", "checkpointed", "reversible"] = "checkpointed"
@@ -52,12 +58,15 @@ class MetaConfig:
     block_size: int = 1
     """Steps between two kept states, for the adjoint 'checkpointed'."""
     graphs: bool = False
-    """Replay CUDA graphs of the inner steps, for the adjoint 'checkpointed' on a GPU: the same numbers without the time to launch them."""
+    """Replay CUDA graphs of the inner steps, for the adjoint 'checkpointed' on a GPU: the same numbers
+    without the time to launch them."""
     precision: Literal["float32", "tf32", "bfloat16"] = "float32"
-    """Arithmetic of the inner loop: float32; on CUDA products of 10-bit mantissas (tf32); or learners computed in bfloat16 from float32
-    weights. What that does to the meta-gradient is in docs/performance.md."""
+    """Arithmetic of the inner loop: float32; on CUDA products of 10-bit mantissas (tf32); or learners
+    computed in bfloat16 from float32 weights. What that does to the meta-gradient is in
+    docs/performance.md."""
     valid_every: int = 100
-    """Outer steps between two validations; the teacher that does best there is the result. 0: the last teacher is the result."""
+    """Outer steps between two validations; the teacher that does best there is the result. 0: the last
+    teacher is the result."""
     valid_learners: int = 4
     """Fresh learners per validation."""
     checkpoint_every: int = 50
@@ -73,11 +82,19 @@ class MetaConfig:
         if self.sample_learners in spaces.SPACES:
             self.make_space()
         elif self.sample_channels or self.sample_cells:
-            raise ValueError("meta.sample-channels and meta.sample-cells are sizes of a search space; name one as meta.sample-learners")
+            raise ValueError(
+                "meta.sample-channels and meta.sample-cells are sizes of a search space; name one as "
+                "meta.sample-learners"
+            )
         if self.graphs and self.adjoint != "checkpointed":
-            raise ValueError(f"meta.graphs goes with the adjoint 'checkpointed', not with '{self.adjoint}'; turn it off")
+            raise ValueError(
+                f"meta.graphs goes with the adjoint 'checkpointed', not with '{self.adjoint}'; turn it off"
+            )
         if self.graphs and self.sample_learners != "none":
-            raise ValueError("meta.graphs replays the steps of one learner, and meta.sample-learners takes another one each time; give one")
+            raise ValueError(
+                "meta.graphs replays the steps of one learner, and meta.sample-learners takes another one "
+                "each time; give one"
+            )
         if not 0 < self.lr < math.inf or not 0 <= self.final_lr <= 1 or not 0 <= self.clip_norm < math.inf:
             raise ValueError(
                 f"meta.lr must be positive, meta.final_lr in [0, 1] and meta.clip_norm not negative, all finite; "
@@ -86,13 +103,17 @@ class MetaConfig:
 
     def make_space(self) -> spaces.Space:
         """The search space that learners are drawn from, at its size here."""
-        return spaces.get(self.sample_learners, channels=self.sample_channels, cells_per_stage=self.sample_cells)
+        return spaces.get(
+            self.sample_learners, channels=self.sample_channels, cells_per_stage=self.sample_cells
+        )
 
     def make_adjoint(self) -> Adjoint:
         """The adjoint that the settings name."""
-        return {"unrolled": Unrolled(), "checkpointed": Checkpointed(self.block_size, self.graphs), "reversible": Reversible()}[
-            self.adjoint
-        ]
+        return {
+            "unrolled": Unrolled(),
+            "checkpointed": Checkpointed(self.block_size, self.graphs),
+            "reversible": Reversible(),
+        }[self.adjoint]
 
 
 @dataclass(frozen=True)
@@ -108,13 +129,18 @@ class EvaluationConfig:
     tuning_learners: int = 5
     """Fresh learners per grid point."""
     more: int = 1
-    """Real data are also given so many times the steps, tuned for that length, to see how many steps they need for the accuracy of the
-    taught learner; 1: not."""
+    """Real data are also given so many times the steps, tuned for that length, to see how many steps they
+    need for the accuracy of the taught learner; 1: not."""
 
     def __post_init__(self) -> None:
         if self.learners < 2 or self.tuning_learners < 1 or self.more < 1:
-            raise ValueError("evaluation needs learners >= 2 (for a spread), tuning_learners >= 1 and more >= 1 (times the steps)")
-        sound = [0 < lr < math.inf for lr in self.real_lrs] + [0 <= momentum < 1 for momentum in self.real_momenta]
+            raise ValueError(
+                "evaluation needs learners >= 2 (for a spread), tuning_learners >= 1 and more >= 1 (times "
+                "the steps)"
+            )
+        sound = [0 < lr < math.inf for lr in self.real_lrs] + [
+            0 <= momentum < 1 for momentum in self.real_momenta
+        ]
         if not self.real_lrs or not self.real_momenta or not all(sound):
             raise ValueError(
                 "the real-data arm needs a grid of positive learning rates and one of momenta in [0, 1); "
@@ -127,7 +153,8 @@ class RunConfig:
     """One run: a teacher meta-trained on a data set, and its evaluation."""
 
     dataset: Literal["digits", "mnist", "fashion-mnist", "cifar10"] = "digits"
-    """Real data; everything but digits is downloaded once, unless --data-dir or MINIGTN_DATA names a folder."""
+    """Real data; everything but digits is downloaded once, unless --data-dir or MINIGTN_DATA names a
+    folder."""
     seed: int = 0
     """Everything random follows from it; the split of the data does not."""
     learner: LearnerConfig = field(default_factory=LearnerConfig)
@@ -141,7 +168,10 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         if self.meta.adjoint == "reversible" and self.teacher.optimizer != "sgd":
-            raise ValueError(f"the adjoint 'reversible' can only reverse sgd, not {self.teacher.optimizer}; use 'checkpointed'")
+            raise ValueError(
+                f"the adjoint 'reversible' can only reverse sgd, not {self.teacher.optimizer}; use "
+                "'checkpointed'"
+            )
         if self.seed < 0:
             raise ValueError(f"the seed must not be negative, but it is {self.seed}")
 
@@ -169,15 +199,40 @@ PRESETS: dict[str, RunConfig] = {
         dataset="cifar10",
         learner=LearnerConfig(channels=(8, 16), hidden=(), global_pool=True, norm="batch", pool="average"),
         teacher=TeacherConfig(inner_steps=4, batch_size=20, z_size=16, dense=32, channels=(16, 8), lr=0.1),
-        meta=MetaConfig(outer_steps=20, lr=0.01, real_batch=64, readout_every=2, valid_every=10, valid_learners=2, checkpoint_every=10),
-        evaluation=EvaluationConfig(learners=3, real_lrs=(0.03, 0.1, 0.3), real_momenta=(0.5, 0.9), tuning_learners=1, more=4),
+        meta=MetaConfig(
+            outer_steps=20,
+            lr=0.01,
+            real_batch=64,
+            readout_every=2,
+            valid_every=10,
+            valid_learners=2,
+            checkpoint_every=10,
+        ),
+        evaluation=EvaluationConfig(
+            learners=3, real_lrs=(0.03, 0.1, 0.3), real_momenta=(0.5, 0.9), tuning_learners=1, more=4
+        ),
     ),
     "cifar10-small": RunConfig(
         dataset="cifar10",
-        learner=LearnerConfig(channels=(16, 32, 32, 64, 64), pool_after=(1, 3), hidden=(), global_pool=True, norm="batch", pool="average"),
-        teacher=TeacherConfig(inner_steps=16, batch_size=20, z_size=64, dense=256, channels=(64, 32), lr=0.05),
+        learner=LearnerConfig(
+            channels=(16, 32, 32, 64, 64),
+            pool_after=(1, 3),
+            hidden=(),
+            global_pool=True,
+            norm="batch",
+            pool="average",
+        ),
+        teacher=TeacherConfig(
+            inner_steps=16, batch_size=20, z_size=64, dense=256, channels=(64, 32), lr=0.05
+        ),
         meta=MetaConfig(outer_steps=800, lr=0.01, real_batch=64, readout_every=4, checkpoint_every=25),
-        evaluation=EvaluationConfig(learners=5, real_lrs=(0.01, 0.03, 0.1, 0.3, 1.0), real_momenta=(0.5, 0.9), tuning_learners=2, more=4),
+        evaluation=EvaluationConfig(
+            learners=5,
+            real_lrs=(0.01, 0.03, 0.1, 0.3, 1.0),
+            real_momenta=(0.5, 0.9),
+            tuning_learners=2,
+            more=4,
+        ),
     ),
     "cifar10-paper": RunConfig(
         dataset="cifar10",

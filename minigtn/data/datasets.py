@@ -7,10 +7,10 @@
 | `fashion-mnist` | 1 x 28 x 28 | 50,000 / 10,000 / 10,000 | Xiao, Rasul, Vollgraf 2017: the four IDX files |
 | `cifar10` | 3 x 32 x 32 | 45,000 / 5,000 / 10,000 | Krizhevsky 2009: the official *binary version* |
 
-The carving does not depend on a run's seed: image i of the official training files gets the i-th 64-bit number of
-NumPy's bit generator `PCG64(20200)`, images are sorted by it, and the first ones are `train`, the others `valid`.
-(Raw bits, because NumPy promises them to stay the same in all its versions.) `test` is the official test set;
-`digits` has none, so its last 500 images in the order of `PCG64(20201)` are it.
+The carving does not depend on a run's seed: image i of the official training files gets the i-th 64-bit
+number of NumPy's bit generator `PCG64(20200)`, images are sorted by it, and the first ones are `train`, the
+others `valid`. (Raw bits, because NumPy promises them to stay the same in all its versions.) `test` is the
+official test set; `digits` has none, so its last 500 images in the order of `PCG64(20201)` are it.
 
     data = minigtn.data.load("mnist", data_dir="~/datasets")
     data.train.x[:32], data.train.y[:32]
@@ -53,7 +53,12 @@ _SIZES = {  # train, valid, test
     "cifar10": (45_000, 5_000, 10_000),
 }
 _BRIGHTEST = {"digits": 16, "mnist": 255, "fashion-mnist": 255, "cifar10": 255}
-_IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+_IDX_FILES = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
 _CIFAR_FILES = tuple(f"{stem}.bin" for stem in (*(f"data_batch_{k}" for k in range(1, 6)), "test_batch"))
 _CIFAR_FOLDER = "cifar-10-batches-bin"
 _CIFAR_RECORD = 1 + 3 * 32 * 32
@@ -62,7 +67,8 @@ _FIRST_TEST_LABELS = {
     "mnist": bytes.fromhex("07020100040104090509"),
     "fashion-mnist": bytes.fromhex("09020101060104060507"),
 }
-_CARVING_SEED, _DIGITS_TEST_SEED = 20200, 20201
+_CARVING_SEED = 20200
+_DIGITS_TEST_SEED = 20201
 
 _Bytes = NDArray[np.uint8]
 _Images = tuple[_Bytes, _Bytes]  # pixels (N, C, H, W) and labels (N,)
@@ -73,7 +79,8 @@ class Split:
     """Images and their labels.
 
     Attributes:
-        x: float32 (N, C, H, W), contiguous, loaded on the CPU; standardized per channel with the statistics of `train`.
+        x: float32 (N, C, H, W), contiguous, loaded on the CPU; standardized per channel with the statistics
+            of `train`.
         y: int64 (N,), class numbers from 0.
     """
 
@@ -97,16 +104,21 @@ class Split:
 
 
 def crop_and_flip(x: Tensor, rng: torch.Generator, padding: int = 4) -> Tensor:
-    """Images (N, C, H, W), each shifted by up to ``padding`` pixels (zeros come in: the mean colour) and mirrored half of the time."""
+    """Images (N, C, H, W), each shifted by up to ``padding`` pixels (zeros come in: the mean colour) and
+    mirrored half of the time."""
     N, C, H, W = x.shape
     down, right = torch.randint(2 * padding + 1, (2, N, 1), generator=rng)
     mirrored = torch.randint(2, (N, 1), generator=rng).bool()
-    rows, columns = torch.arange(H) + down, torch.arange(W)
+    rows = torch.arange(H) + down
+    columns = torch.arange(W)
     columns = torch.where(mirrored, columns.flip(0), columns) + right
-    rows, columns = rows.to(x.device), columns.to(x.device)
+    rows = rows.to(x.device)
+    columns = columns.to(x.device)
     padded = torch.nn.functional.pad(x, [padding] * 4)
     image, channel = (torch.arange(n, device=x.device) for n in (N, C))
-    return padded[image.view(-1, 1, 1, 1), channel.view(1, -1, 1, 1), rows.view(N, 1, H, 1), columns.view(N, 1, 1, W)]
+    return padded[
+        image.view(-1, 1, 1, 1), channel.view(1, -1, 1, 1), rows.view(N, 1, H, 1), columns.view(N, 1, 1, W)
+    ]
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +129,8 @@ class Dataset:
         name: one of `DATASETS`.
         train, valid, test: the three `Split`s.
         class_names: what class k is called.
-        mean, std: per channel, of the pixels of `train` in [0, 1]; a pixel p became (p - mean) / std in all splits.
+        mean, std: per channel, of the pixels of `train` in [0, 1]; a pixel p became (p - mean) / std in all
+            splits.
     """
 
     name: str
@@ -141,28 +154,33 @@ class Dataset:
 
     def to(self, device: torch.device | str) -> Dataset:
         """The same data set with all three splits on another device; no copy if they are there already."""
-        return replace(self, train=self.train.to(device), valid=self.valid.to(device), test=self.test.to(device))
+        return replace(
+            self, train=self.train.to(device), valid=self.valid.to(device), test=self.test.to(device)
+        )
 
 
 def load(name: str, data_dir: str | Path | None = None) -> Dataset:
     """Load a data set; the same tensors, bit for bit, every time.
 
-    `digits` comes with scikit-learn and needs no file. For the others, with `data_dir` or the environment variable
-    `MINIGTN_DATA` the files are looked for there and the network is never touched; otherwise the official files are
-    downloaded once into `MINIGTN_CACHE` (by default the operating system's cache folder), their digests checked.
+    `digits` comes with scikit-learn and needs no file. For the others, with `data_dir` or the environment
+    variable `MINIGTN_DATA` the files are looked for there and the network is never touched; otherwise the
+    official files are downloaded once into `MINIGTN_CACHE` (by default the operating system's cache folder),
+    their digests checked.
 
-    Local files, gzipped (`.gz`) or not, may be in `data_dir/<name>/` or in `data_dir` itself; those of CIFAR-10 also
-    in a folder `cifar-10-batches-bin` in one of these. They are checked for their structure, not for their digest.
+    Local files, gzipped (`.gz`) or not, may be in `data_dir/<name>/` or in `data_dir` itself; those of
+    CIFAR-10 also in a folder `cifar-10-batches-bin` in one of these. They are checked for their structure,
+    not for their digest.
 
-    Memory kept / needed while loading: mnist and fashion-mnist 0.22 / 0.37 GB, cifar10 0.74 / 0.91 GB, digits 0.5 MB.
+    Memory kept / needed while loading: mnist and fashion-mnist 0.22 / 0.37 GB, cifar10 0.74 / 0.91 GB, digits
+    0.5 MB.
 
     Args:
         name: one of `DATASETS`.
         data_dir: folder with local files; None: `MINIGTN_DATA` if set and not empty, else the download cache.
 
     Raises:
-        DataError: unknown name; a folder or file that is missing, unreadable, truncated, or not what it should be;
-            a download that failed on all mirrors. The message is one sentence.
+        DataError: unknown name; a folder or file that is missing, unreadable, truncated, or not what it
+            should be; a download that failed on all mirrors. The message is one sentence.
     """
     if name not in DATASETS:
         raise DataError(f"unknown data set {name!r}: choose one of {', '.join(DATASETS)}.")
@@ -205,10 +223,14 @@ def read_idx(path: str | Path, ndim: int) -> _Bytes:
         DataError: missing, unreadable, not a gzip file, wrong magic number, truncated, or too long.
     """
     content = _read_bytes(path)
-    magic, start = bytes((0, 0, 8, ndim)), 4 + 4 * ndim
+    magic = bytes((0, 0, 8, ndim))
+    start = 4 + 4 * ndim
     if content[:4] != magic[: len(content)]:
-        found, needed = content[:4].hex(" "), magic.hex(" ")
-        raise _bad(path, f"starts with the bytes {found}, but an IDX file of {ndim} dimensions starts with {needed}")
+        found = content[:4].hex(" ")
+        needed = magic.hex(" ")
+        raise _bad(
+            path, f"starts with the bytes {found}, but an IDX file of {ndim} dimensions starts with {needed}"
+        )
     if len(content) < start:
         raise _bad(path, f"is truncated, it has {len(content)} bytes where the header alone has {start}")
     shape = np.frombuffer(content, ">u4", count=ndim, offset=4).tolist()
@@ -220,7 +242,8 @@ def read_idx(path: str | Path, ndim: int) -> _Bytes:
 
 
 def read_cifar_batch(path: str | Path) -> tuple[_Bytes, _Bytes]:
-    """Read a file of CIFAR-10's binary version: records of 1 label byte and 3,072 pixel bytes (R, G, B planes).
+    """Read a file of CIFAR-10's binary version: records of 1 label byte and 3,072 pixel bytes (R, G, B
+    planes).
 
     Args:
         path: the file; gzipped if its name ends in `.gz`.
@@ -259,7 +282,9 @@ def _read_mnist(name: str, files: dict[str, Path]) -> tuple[_Images, _Images]:
         images = read_idx(path, ndim=3)
         if images.shape != (n, 28, 28):
             count, height, width = images.shape
-            raise _bad(path, f"holds {count:,} images of {height} x {width} pixels, but {name} has {n:,} of 28 x 28")
+            raise _bad(
+                path, f"holds {count:,} images of {height} x {width} pixels, but {name} has {n:,} of 28 x 28"
+            )
         path = files[f"{stem}-labels-idx1-ubyte"]
         labels = read_idx(path, ndim=1)
         if len(labels) != n:
@@ -281,14 +306,17 @@ def _read_cifar10(files: dict[str, Path]) -> tuple[_Images, _Images]:
     for filename in _CIFAR_FILES:
         batches.append(read_cifar_batch(files[filename]))
         if len(batches[-1][1]) != n:
-            problem = f"holds {len(batches[-1][1]):,} images, but every file of CIFAR-10's binary version has {n:,}"
+            problem = (
+                f"holds {len(batches[-1][1]):,} images, but every file of CIFAR-10's binary version has {n:,}"
+            )
             raise _bad(files[filename], problem)
     pixels, labels = (np.concatenate(arrays) for arrays in zip(*batches[:-1], strict=True))
     return (pixels, labels), batches[-1]
 
 
 def _find_files(name: str, data_dir: str | Path | None) -> dict[str, Path]:
-    """Where each official file (by its name without .gz) is; everything comes from the first folder that has any."""
+    """Where each official file (by its name without .gz) is; everything comes from the first folder that has
+    any."""
     wanted = _CIFAR_FILES if name == "cifar10" else _IDX_FILES
     data_dir = data_dir if data_dir is not None else os.environ.get("MINIGTN_DATA") or None
     root = downloads.download(name) if data_dir is None else Path(data_dir).expanduser()
@@ -308,7 +336,9 @@ def _find_files(name: str, data_dir: str | Path | None) -> dict[str, Path]:
     missing = [stem for stem in wanted if stem not in found]
     if missing:
         searched = str(folder) if found else ", ".join(str(folder) for folder in folders)
-        kind = "the official binary version" if name == "cifar10" else "the official IDX files, gzipped or not,"
+        kind = (
+            "the official binary version" if name == "cifar10" else "the official IDX files, gzipped or not,"
+        )
         raise DataError(
             f"{name} lacks {', '.join(missing)} (searched: {searched}): put {kind} there, "
             "or leave --data-dir and MINIGTN_DATA out to download them."
@@ -320,7 +350,9 @@ def _read_bytes(path: str | Path) -> bytes:
     try:
         content = Path(path).read_bytes()
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}): check its name and permissions.") from error
+        raise DataError(
+            f"{path} cannot be read ({error.strerror}): check its name and permissions."
+        ) from error
     if Path(path).suffix != ".gz":
         return content
     try:
@@ -334,7 +366,9 @@ def _read_bytes(path: str | Path) -> bytes:
 def _check_labels(path: str | Path, labels: _Bytes, n_classes: int) -> None:
     if labels.size and labels.max() >= n_classes:
         at = int(np.argmax(labels >= n_classes))
-        raise _bad(path, f"has the label {labels[at]} for image {at:,}, but the classes are 0 to {n_classes - 1}")
+        raise _bad(
+            path, f"has the label {labels[at]} for image {at:,}, but the classes are 0 to {n_classes - 1}"
+        )
 
 
 def _bad(path: str | Path, problem: str) -> DataError:
@@ -347,8 +381,11 @@ def _fixed_order(n: int, seed: int) -> NDArray[np.int64]:
 
 
 def _statistics(name: str, pixels: _Bytes) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and standard deviation per channel, in units of the stored pixels; from exact (Python) integer sums."""
-    n, mean, std = pixels[:, 0].size, [], []
+    """Mean and standard deviation per channel, in units of the stored pixels; from exact (Python) integer
+    sums."""
+    n = pixels[:, 0].size
+    mean = []
+    std = []
     for channel in range(pixels.shape[1]):
         histogram = np.bincount(pixels[:, channel].reshape(-1), minlength=256).tolist()
         total = sum(count * value for value, count in enumerate(histogram))

@@ -1,7 +1,7 @@
 """Official data files: where they are, what their digests are, and how they get into the cache.
 
-Every download is checked against the MD5 digest its publisher gives, before it enters the cache; the mirrors are
-tried in turn, twice. Nothing here runs when local files are asked for (`--data-dir` or `MINIGTN_DATA`).
+Every download is checked against the MD5 digest its publisher gives, before it enters the cache; the mirrors
+are tried in turn, twice. Nothing here runs when local files are asked for (`--data-dir` or `MINIGTN_DATA`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ __all__ = ["SOURCES", "DataError", "Source", "cache_dir", "download", "extract",
 
 
 class DataError(ValueError):
-    """A data set that cannot be loaded; the message is one sentence that says what is wrong and what to do."""
+    """A data set that cannot be loaded; the message is one sentence that says what is wrong and what to
+    do."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,8 @@ SOURCES: dict[str, Source] = {
 
 
 def cache_dir() -> Path:
-    """The folder that keeps downloads: `MINIGTN_CACHE`, else the operating system's cache folder for minigtn."""
+    """The folder that keeps downloads: `MINIGTN_CACHE`, else the operating system's cache folder for
+    minigtn."""
     import pooch  # late, here and below: what it imports warns in a notebook without widgets
 
     return Path(os.environ.get("MINIGTN_CACHE") or pooch.os_cache("minigtn")).expanduser()
@@ -94,7 +96,8 @@ def download(name: str) -> Path:
     Raises:
         DataError: no mirror gave a good file, or the cache cannot be written.
     """
-    source, folder = SOURCES[name], cache_dir() / name
+    source = SOURCES[name]
+    folder = cache_dir() / name
     if source.members and _all_there(folder, source.members):
         return folder.parent
     for filename, md5 in source.md5.items():
@@ -115,8 +118,8 @@ def fetch(
 ) -> Path:
     """Download one file into `folder`, with a progress bar, unless it is there with the right digest.
 
-    The download goes to a temporary file beside its destination and is renamed only once its digest is right, so
-    whatever happens `folder` never holds a bad file under the good name.
+    The download goes to a temporary file beside its destination and is renamed only once its digest is right,
+    so whatever happens `folder` never holds a bad file under the good name.
 
     Args:
         filename: name of the file, on the mirrors and in `folder`.
@@ -137,7 +140,9 @@ def fetch(
     folder = Path(folder)
     _make_folder(folder)
     # "identity": some servers would otherwise send a .gz file decompressed, and its digest would not match.
-    downloader = pooch.HTTPDownloader(progressbar=True, chunk_size=1 << 16, headers={"Accept-Encoding": "identity"})
+    downloader = pooch.HTTPDownloader(
+        progressbar=True, chunk_size=1 << 16, headers={"Accept-Encoding": "identity"}
+    )
     failures: dict[str, str] = {}
     for turn in range(rounds):
         if turn:
@@ -145,8 +150,11 @@ def fetch(
         for mirror in mirrors:
             url = f"{mirror.rstrip('/')}/{filename}"
             try:
-                return Path(pooch.retrieve(url, f"md5:{md5}", fname=filename, path=folder, downloader=downloader))
-            except (ValueError, OSError) as error:  # wrong digest; network or disk (requests' errors are OSErrors)
+                return Path(
+                    pooch.retrieve(url, f"md5:{md5}", fname=filename, path=folder, downloader=downloader)
+                )
+            # wrong digest; network or disk (requests' errors are OSErrors)
+            except (ValueError, OSError) as error:
                 failures[url] = _reason(error)
     tried = ", ".join(f"{url} ({reason})" for url, reason in failures.items())
     advice = "try again later, or get the file by hand and name its folder with --data-dir"
@@ -157,13 +165,15 @@ def extract(archive: str | Path, members: Sequence[str], folder: str | Path) -> 
     """Copy the `members` of a tar archive into `folder`, and nothing else.
 
     Only contents are read out of the archive, and written under the names asked for; no path, link, owner or
-    permission of the archive is used on the disk. `members` lie in one directory of the archive; this directory
-    appears in `folder` at once and complete, or not at all. A complete one that is there already stays.
+    permission of the archive is used on the disk. `members` lie in one directory of the archive; this
+    directory appears in `folder` at once and complete, or not at all. A complete one that is there already
+    stays.
 
     Raises:
         DataError: the archive is damaged or lacks a member, or `folder` cannot be written.
     """
-    archive, folder = Path(archive), Path(folder)
+    archive = Path(archive)
+    folder = Path(folder)
     target = folder / Path(members[0]).parent
     _make_folder(folder)
     try:

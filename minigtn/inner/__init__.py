@@ -1,1 +1,2 @@
-"""Differentiable training: one training run as a function, and three ways back through it. Imports nothing of minigtn."""
+"""Differentiable training: one training run as a function, and three ways back through it. Imports nothing of
+minigtn."""

@@ -1,12 +1,14 @@
 """Three ways back through a training run, one answer: ``Unrolled``, ``Checkpointed``, ``Reversible``.
 
-Each adjoint is one object that is called with four arguments, ``adjoint(loop, w0, lr, momentum) -> (w_T, readings)``. ``Unrolled`` keeps
-the graph of every step. The other two share the reverse loop ``_WayBack`` and differ only in how a *tape* gives back the state before
-step t: kept or recomputed (``_KeptTape``), or reversed in exact integers (``_ReversedTape``).
+Each adjoint is one object that is called with four arguments, ``adjoint(loop, w0, lr, momentum) -> (w_T,
+readings)``. ``Unrolled`` keeps the graph of every step. The other two share the reverse loop ``_WayBack`` and
+differ only in how a *tape* gives back the state before step t: kept or recomputed (``_KeptTape``), or
+reversed in exact integers (``_ReversedTape``).
 
-Source: Maclaurin, Duvenaud & Adams 2015 (arXiv 1502.03492), algorithm 2 with its printed errors corrected and in torch's momentum
-convention ``v <- mu*v + g``, ``w <- w - lr*v``; the derivation is in reference/README.md. Departure: any :class:`minigtn.Optimizer` may
-take the steps, through its ``pull_back``, but for ``Reversible``.
+Source: Maclaurin, Duvenaud & Adams 2015 (arXiv 1502.03492), algorithm 2 with its printed errors corrected and
+in torch's momentum convention ``v <- mu*v + g``, ``w <- w - lr*v``; the derivation is in reference/README.md.
+Departure: any :class:`minigtn.Optimizer` may take the steps, through its ``pull_back``, but for
+``Reversible``.
 """
 
 from __future__ import annotations
@@ -39,15 +41,17 @@ class Adjoint(ABC):
 
     @abstractmethod
     def __call__(self, loop: InnerLoop, w0: Tensor, lr: Tensor, momentum: Tensor) -> tuple[Tensor, Tensor]:
-        """``w0`` (P,), ``lr`` and ``momentum`` (T,) -> ``w_T`` (P,) and readings (n,), both differentiable."""
+        """``w0`` (P,), ``lr`` and ``momentum`` (T,) -> ``w_T`` (P,) and readings (n,), both
+        differentiable."""
 
 
 @dataclass(frozen=True)
 class Unrolled(Adjoint):
     """Differentiate through every step at once: torch keeps the graph of the whole run.
 
-    Memory ``T*A``, time: no extra work. Use it when T is small or for losses that reach other tensors (a closure over anything that
-    requires grad works here, and here only); do not use it when ``T*A`` does not fit. The result can be differentiated again.
+    Memory ``T*A``, time: no extra work. Use it when T is small or for losses that reach other tensors (a
+    closure over anything that requires grad works here, and here only); do not use it when ``T*A`` does not
+    fit. The result can be differentiated again.
     """
 
     def __call__(self, loop: InnerLoop, w0: Tensor, lr: Tensor, momentum: Tensor) -> tuple[Tensor, Tensor]:
@@ -65,18 +69,21 @@ class Unrolled(Adjoint):
 
 @dataclass(frozen=True)
 class Checkpointed(Adjoint):
-    """Keep the state (weights and velocity) at the start of every block of steps; recompute the rest when the way back enters a block.
+    """Keep the state (weights and velocity) at the start of every block of steps; recompute the rest when the
+    way back enters a block.
 
-    Memory ``2*P*(T/k + k)`` numbers and the activations of one step, whatever T. Time: one more gradient per step (two where k > 1, but
-    for the first step of each block). ``block_size=1`` is the fastest; ``ceil(sqrt(T))`` needs least memory. The default choice for
-    teaching. Do not use it when even that is too much (Reversible), or for a loss that closes over tensors that require grad (refused).
+    Memory ``2*P*(T/k + k)`` numbers and the activations of one step, whatever T. Time: one more gradient per
+    step (two where k > 1, but for the first step of each block). ``block_size=1`` is the fastest;
+    ``ceil(sqrt(T))`` needs least memory. The default choice for teaching. Do not use it when even that is too
+    much (Reversible), or for a loss that closes over tensors that require grad (refused).
 
-    ``graphs=True`` makes CUDA graphs of a step, a step back and a reading, there and back: the same kernels on the same numbers, without
-    the time to launch each. They are captured in the first run and belong to this object, so keep it, and pass the same loss function
-    (``==``) each time; another loss, optimizer, shape or dtype is captured anew. The loss must not wait for the device, bring tensors over
-    from the CPU, or depend on anything that changes between runs but its arguments (tensors it closes over may change in place).
-    Settings such as TF32 are those at the capture. Memory: some five states more. Not for several threads at once. On the CPU it only
-    copies: leave it off there.
+    ``graphs=True`` makes CUDA graphs of a step, a step back and a reading, there and back: the same kernels
+    on the same numbers, without the time to launch each. They are captured in the first run and belong to
+    this object, so keep it, and pass the same loss function (``==``) each time; another loss, optimizer,
+    shape or dtype is captured anew. The loss must not wait for the device, bring tensors over from the CPU,
+    or depend on anything that changes between runs but its arguments (tensors it closes over may change in
+    place). Settings such as TF32 are those at the capture. Memory: some five states more. Not for several
+    threads at once. On the CPU it only copies: leave it off there.
     """
 
     block_size: int = 1
@@ -92,7 +99,9 @@ class Checkpointed(Adjoint):
             return Unrolled()(loop, w0, lr, momentum)  # no way back, nothing to keep
         return _WayBack.apply(self, loop, w0, lr, momentum, *loop.batches, *loop.readout_batches)
 
-    def tape(self, loop: InnerLoop, w0: Tensor, lr: Tensor, momentum: Tensor, wanted: Sequence[bool]) -> _KeptTape:
+    def tape(
+        self, loop: InnerLoop, w0: Tensor, lr: Tensor, momentum: Tensor, wanted: Sequence[bool]
+    ) -> _KeptTape:
         steps = steps_of(loop, wanted)
         if not self.graphs:
             refuse_captured_tensors(loop, w0)
@@ -102,7 +111,9 @@ class Checkpointed(Adjoint):
             def capture() -> Steps:
                 refuse_captured_tensors(loop, w0)
                 pool = GraphPool(w0.device)
-                return Steps(*(StaticCall(f, x, pool) if all(x) else f for f, x in zip(steps, like, strict=True)))
+                return Steps(
+                    *(StaticCall(f, x, pool) if all(x) else f for f, x in zip(steps, like, strict=True))
+                )
 
             key = loop.identity, loop.optimizer, tuple(wanted), tuple(map(signature, like))
             steps = self._captured.get(key, capture)
@@ -111,34 +122,40 @@ class Checkpointed(Adjoint):
 
 @dataclass(frozen=True)
 class Reversible(Adjoint):
-    """Run the training backwards in exact integers (Maclaurin et al. 2015): nothing is kept but the bits that momentum would lose.
+    """Run the training backwards in exact integers (Maclaurin et al. 2015): nothing is kept but the bits that
+    momentum would lose.
 
-    Memory ``16 B + T * log2(1/momentum) / 8 B`` per weight and the activations of one step. Time: one more gradient per step. Use it when
-    T is in the thousands or P is large. Do not use it with momentum near 0 (a step with momentum 0 keeps 8 B per weight), where anything
-    reaches 1024 in size (:class:`FixedPointOverflow`), or with kernels whose results do not repeat bit for bit. Other inner optimizers than
-    SGD forget too much in a step to be reversed: ValueError.
+    Memory ``16 B + T * log2(1/momentum) / 8 B`` per weight and the activations of one step. Time: one more
+    gradient per step. Use it when T is in the thousands or P is large. Do not use it with momentum near 0 (a
+    step with momentum 0 keeps 8 B per weight), where anything reaches 1024 in size
+    (:class:`FixedPointOverflow`), or with kernels whose results do not repeat bit for bit. Other inner
+    optimizers than SGD forget too much in a step to be reversed: ValueError.
 
-    The momentum applied is the fraction n/d, d <= 4096, nearest to the one given: typically 1e-7 away and at most 1/8192 (next to 0
-    and 1); 0.5 and 0.9 are exact. The result and the gradient are those at n/d. Every way back ends with a check that ``w0`` and zero
-    velocity came back bit for bit; RuntimeError if not.
+    The momentum applied is the fraction n/d, d <= 4096, nearest to the one given: typically 1e-7 away and at
+    most 1/8192 (next to 0 and 1); 0.5 and 0.9 are exact. The result and the gradient are those at n/d. Every
+    way back ends with a check that ``w0`` and zero velocity came back bit for bit; RuntimeError if not.
     """
 
     def __call__(self, loop: InnerLoop, w0: Tensor, lr: Tensor, momentum: Tensor) -> tuple[Tensor, Tensor]:
         if loop.optimizer != SGD():
-            raise ValueError(f"Reversible can only reverse SGD, not {loop.optimizer}; use optimizer=SGD(), or Checkpointed")
+            raise ValueError(
+                f"Reversible can only reverse SGD, not {loop.optimizer}; use optimizer=SGD(), or Checkpointed"
+            )
         return _WayBack.apply(self, loop, w0, lr, momentum, *loop.batches, *loop.readout_batches)
 
-    def tape(self, loop: InnerLoop, w0: Tensor, lr: Tensor, momentum: Tensor, wanted: Sequence[bool]) -> _ReversedTape:
+    def tape(
+        self, loop: InnerLoop, w0: Tensor, lr: Tensor, momentum: Tensor, wanted: Sequence[bool]
+    ) -> _ReversedTape:
         refuse_captured_tensors(loop, w0)
         return _ReversedTape(loop, w0, lr, momentum, wanted)
 
 
-# ---- the tapes: two ways to be where the run was ----------------------------------------------------------------------------------------
+# ---- the tapes: two ways to be where the run was ----
 
 
 class Tape(Protocol):
-    """A run that can go forth and back. ``w`` are its weights now; at the end of the way forward, and just before ``step_back(t)``
-    those after step t."""
+    """A run that can go forth and back. ``w`` are its weights now; at the end of the way forward, and just
+    before ``step_back(t)`` those after step t."""
 
     w: Tensor
     steps: Steps
@@ -156,7 +173,9 @@ class Tape(Protocol):
 class _KeptTape:
     """States by step number: one per block on the way forward, those of the current block on the way back."""
 
-    def __init__(self, block_size: int, loop: InnerLoop, w0: Tensor, lr: Tensor, momentum: Tensor, steps: Steps) -> None:
+    def __init__(
+        self, block_size: int, loop: InnerLoop, w0: Tensor, lr: Tensor, momentum: Tensor, steps: Steps
+    ) -> None:
         self._block_size = block_size
         self._loop = loop
         self._lr = lr
@@ -195,9 +214,12 @@ class _KeptTape:
 
 
 class _ReversedTape:
-    """Nothing kept: integers that are stepped back. Reads lr and momentum to the host once, when made; waits for the device."""
+    """Nothing kept: integers that are stepped back. Reads lr and momentum to the host once, when made; waits
+    for the device."""
 
-    def __init__(self, loop: InnerLoop, w0: Tensor, lr: Tensor, momentum: Tensor, wanted: Sequence[bool]) -> None:
+    def __init__(
+        self, loop: InnerLoop, w0: Tensor, lr: Tensor, momentum: Tensor, wanted: Sequence[bool]
+    ) -> None:
         self._loop = loop
         self._wanted = wanted[: len(loop.batches)]
         self._lr = lr
@@ -239,7 +261,7 @@ class _ReversedTape:
             )
 
 
-# ---- the way back -----------------------------------------------------------------------------------------------------------------------
+# ---- the way back ----
 
 
 class _WayBack(torch.autograd.Function):
@@ -255,7 +277,9 @@ class _WayBack(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, adjoint: Any, loop: InnerLoop, w0: Tensor, lr: Tensor, momentum: Tensor, *tensors: Tensor):
+    def forward(
+        ctx: Any, adjoint: Any, loop: InnerLoop, w0: Tensor, lr: Tensor, momentum: Tensor, *tensors: Tensor
+    ):
         n = len(loop.batches)
         T = len(lr)
         loop = loop.over(tensors[:n], tensors[n:])
@@ -277,7 +301,8 @@ class _WayBack(torch.autograd.Function):
     def backward(ctx: Any, d_w_last: Tensor, d_readings: Tensor):
         if ctx.tape is None:
             raise RuntimeError(
-                "this training run was already walked back, which uses it up; call minigtn.sgd again (or use Unrolled)"
+                "this training run was already walked back, which uses it up; call minigtn.sgd again (or "
+                "use Unrolled)"
             )
         tape: Tape = ctx.tape
         ctx.tape = None
@@ -295,7 +320,9 @@ class _WayBack(torch.autograd.Function):
         for t in reversed(range(T)):
             j = loop.reading_after(t, T)
             if j is not None:
-                (d_read,), d_batch = tape.steps.read_back((tape.w,), at(loop.readout_batches, j), (d_readings[j],))
+                (d_read,), d_batch = tape.steps.read_back(
+                    (tape.w,), at(loop.readout_batches, j), (d_readings[j],)
+                )
                 d_w = d_w + d_read
                 _write_row(d_tensors[n:], j, d_batch)
             (d_w, *d_rest), (d_lr[t], d_momentum[t]), d_batch = tape.step_back(t, (d_w, *d_rest))

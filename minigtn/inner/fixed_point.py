@@ -1,14 +1,18 @@
-"""Exact fixed-point training state for ``Reversible``: nothing is rounded away on the way forward, so the way back is exact.
+"""Exact fixed-point training state for ``Reversible``: nothing is rounded away on the way forward, so the way
+back is exact.
 
-Source: Maclaurin, Duvenaud & Adams 2015 (arXiv 1502.03492), section 2.2 and algorithm 3. Departures: torch's momentum convention; the
-information buffer is made of uint64 words whose lower halves all lanes spill together (theirs is one Python big integer per weight); any
-momentum is applied as the nearest fraction n/d with d <= 4096.
+Source: Maclaurin, Duvenaud & Adams 2015 (arXiv 1502.03492), section 2.2 and algorithm 3. Departures: torch's
+momentum convention; the information buffer is made of uint64 words whose lower halves all lanes spill
+together (theirs is one Python big integer per weight); any momentum is applied as the nearest fraction n/d
+with d <= 4096.
 
-One body serves NumPy and CuPy: on the CPU the arrays are views of torch's own memory, on CUDA too (through DLPack, on torch's current
-stream, from torch's allocator), where the elementwise functions are fused into one kernel each.
+One body serves NumPy and CuPy: on the CPU the arrays are views of torch's own memory, on CUDA too (through
+DLPack, on torch's current stream, from torch's allocator), where the elementwise functions are fused into one
+kernel each.
 
-Arithmetic: a real x is the int64 ``rint(x * 2**52)``, so |x| < 2048; the float that the loss sees is that integer times 2**-52. All
-quantities must stay below LIMIT = 1024 in size, so that no sum of two can wrap; :class:`FixedPointOverflow` otherwise.
+Arithmetic: a real x is the int64 ``rint(x * 2**52)``, so |x| < 2048; the float that the loss sees is that
+integer times 2**-52. All quantities must stay below LIMIT = 1024 in size, so that no sum of two can wrap;
+:class:`FixedPointOverflow` otherwise.
 """
 
 from __future__ import annotations
@@ -40,7 +44,8 @@ class FixedPointOverflow(ArithmeticError):
 
 
 def rational_momentum(momentum: float) -> tuple[int, int]:
-    """``(n, d)``, the fraction nearest to ``momentum`` with d <= 4096: 0 <= n < d, typically 1e-7 away and at most 1/8192.
+    """``(n, d)``, the fraction nearest to ``momentum`` with d <= 4096: 0 <= n < d, typically 1e-7 away and at
+    most 1/8192.
 
     Raises ValueError if the nearest fraction is 1.
     """
@@ -54,21 +59,28 @@ def rational_momentum(momentum: float) -> tuple[int, int]:
 
 
 def bits_per_step(momentum: float) -> float:
-    """Bits that one weight stores in one step: log2(d/n), or 64 when the velocity must be kept whole (n = 0)."""
+    """Bits that one weight stores in one step: log2(d/n), or 64 when the velocity must be kept whole (n =
+    0)."""
     n, d = rational_momentum(momentum)
     return math.log2(d / n) if n else 64.0
 
 
 def _in_blocks(body: Callable[..., Any]) -> Callable[..., Any]:
-    """NumPy's counterpart of a fused kernel: finish one block of lanes before the next, so that temporaries stay in the cache."""
+    """NumPy's counterpart of a fused kernel: finish one block of lanes before the next, so that temporaries
+    stay in the cache."""
 
     def blockwise(*args: Any) -> Any:
         parts = [
-            body(*(x[start : start + BLOCK] if isinstance(x, np.ndarray) else x for x in args)) for start in range(0, len(args[0]), BLOCK)
+            body(*(x[start : start + BLOCK] if isinstance(x, np.ndarray) else x for x in args))
+            for start in range(0, len(args[0]), BLOCK)
         ]
         if len(parts) == 1:
             return parts[0]
-        return tuple(map(np.concatenate, zip(*parts, strict=True))) if isinstance(parts[0], tuple) else np.concatenate(parts)
+        return (
+            tuple(map(np.concatenate, zip(*parts, strict=True)))
+            if isinstance(parts[0], tuple)
+            else np.concatenate(parts)
+        )
 
     return blockwise
 
@@ -97,17 +109,20 @@ class _Kernels:
 
         def size(w, v, g, lr):
             v = unfix(v)
-            return xp.maximum(xp.maximum(xp.abs(unfix(w)), xp.abs(v)), xp.maximum(xp.abs(lr * v), xp.abs(g)))  # NaN wins
+            # NaN wins
+            return xp.maximum(xp.maximum(xp.abs(unfix(w)), xp.abs(v)), xp.maximum(xp.abs(lr * v), xp.abs(g)))
 
         fuse: Any = _in_blocks if xp is np else xp.fuse()
         self.scale, self.fix, self.unfix, self.moved, self.size = map(fuse, (scale, fix, unfix, moved, size))
 
 
 class InformationBuffer:
-    """What multiplying ``lanes`` int64 numbers by n/d < 1 loses: log2(d/n) bits per lane and step, last in, first out.
+    """What multiplying ``lanes`` int64 numbers by n/d < 1 loses: log2(d/n) bits per lane and step, last in,
+    first out.
 
-    Every lane has one uint64 word ``b`` < ``bound``. When the next scaling could pass 2**64, the low halves of all words are put aside
-    together, 4 bytes per lane, all of them in use; the schedule follows from the sequence of (n, d) alone, so no lane needs a big integer.
+    Every lane has one uint64 word ``b`` < ``bound``. When the next scaling could pass 2**64, the low halves
+    of all words are put aside together, 4 bytes per lane, all of them in use; the schedule follows from the
+    sequence of (n, d) alone, so no lane needs a big integer.
     """
 
     def __init__(self, xp: Any, lanes: int) -> None:
@@ -115,7 +130,8 @@ class InformationBuffer:
         self._word: Array = xp.zeros(lanes, np.uint64)
         self._bound = 1
         self._aside: list[Array] = []
-        self._history: list[tuple[int, bool]] = []  # of each scaling: the bound before it, and whether it put something aside
+        # of each scaling: the bound before it, and whether it put something aside
+        self._history: list[tuple[int, bool]] = []
 
     @property
     def nbytes(self) -> int:
@@ -128,7 +144,8 @@ class InformationBuffer:
         return not self._history and not bool(self._word.any())
 
     def shrink(self, x: Array, n: int, d: int) -> None:
-        """``x <- x * n/d`` in place, 0 <= n < d; ``n = 0`` keeps x whole (64 bits per lane) and sets it to zero."""
+        """``x <- x * n/d`` in place, 0 <= n < d; ``n = 0`` keeps x whole (64 bits per lane) and sets it to
+        zero."""
         full = n > 0 and self._bound_after(n, d) > WORD
         self._history.append((self._bound, full))
         if n == 0:
@@ -143,7 +160,8 @@ class InformationBuffer:
         self._apply(x, n, d)
 
     def grow(self, x: Array, n: int, d: int) -> None:
-        """The exact inverse of the latest :meth:`shrink`, which must have been called with the same ``n, d``."""
+        """The exact inverse of the latest :meth:`shrink`, which must have been called with the same ``n,
+        d``."""
         self._bound, full = self._history.pop()
         if n == 0:
             x[...] = self._aside.pop()
@@ -157,7 +175,9 @@ class InformationBuffer:
         return (self._bound * d - 1) // n + 1
 
     def _apply(self, x: Array, n: int, d: int) -> None:
-        x[...], self._word[...] = self._kernels.scale(x, self._word, np.int64(n), np.int64(d), np.uint64(n), np.uint64(d))
+        x[...], self._word[...] = self._kernels.scale(
+            x, self._word, np.int64(n), np.int64(d), np.uint64(n), np.uint64(d)
+        )
 
 
 class FixedPointState:
@@ -167,7 +187,9 @@ class FixedPointState:
     """
 
     def __init__(self, w0: Tensor, describe: Callable[[int], str]) -> None:
-        self._dtype, self._device, self._describe = w0.dtype, w0.device, describe
+        self._dtype = w0.dtype
+        self._device = w0.device
+        self._describe = describe
         self._xp = np if w0.device.type == "cpu" else _cupy()
         self._kernels = _Kernels(self._xp)
         self._peaks: list[tuple[int, Array, Array]] = []  # step, size, index of the largest number met there
@@ -181,7 +203,8 @@ class FixedPointState:
 
     @property
     def w(self) -> Tensor:
-        """The weights the loss sees, (P,): a rounding of the integers to the learner's dtype, the same bits both ways."""
+        """The weights the loss sees, (P,): a rounding of the integers to the learner's dtype, the same bits
+        both ways."""
         return self._tensor(self._w)
 
     @property
@@ -192,7 +215,8 @@ class FixedPointState:
     def step(self, t: int, g: Tensor, lr: float, n: int, d: int) -> None:
         """``v <- v*n/d + g``, ``w <- w - lr*v``; ``t`` is for the error message only."""
         with self._on_stream(), np.errstate(invalid="ignore", over="ignore"):
-            floats, kernels = self._array(g), self._kernels
+            floats = self._array(g)
+            kernels = self._kernels
             self.buffer.shrink(self._v, n, d)
             self._v += kernels.fix(floats)
             self._w -= kernels.moved(self._v, lr)
@@ -212,20 +236,26 @@ class FixedPointState:
             self.buffer.grow(self._v, n, d)
 
     def check(self) -> None:
-        """Raise FixedPointOverflow for the first step since the last check at which anything reached LIMIT or was not finite."""
+        """Raise FixedPointOverflow for the first step since the last check at which anything reached LIMIT or
+        was not finite."""
         for t, peak, index in self._peaks:
             if not float(peak) < LIMIT:
                 raise FixedPointOverflow(
-                    f"{self._describe(int(index))} reached {float(peak):.4g} at inner step {t}: weights, velocity, gradient and "
-                    f"lr*velocity must stay below {LIMIT:g} in size for Reversible; lower the learning rate or the momentum, "
+                    f"{self._describe(int(index))} reached {float(peak):.4g} at inner step {t}: weights, "
+                    "velocity, gradient and "
+                    f"lr*velocity must stay below {LIMIT:g} in size for Reversible; lower the learning rate "
+                    "or the momentum, "
                     "or use Checkpointed"
                 )
         self._peaks.clear()
 
     def is_at(self, w0: Tensor) -> bool:
-        """Whether the state is ``w0`` with zero velocity and an empty buffer, bit for bit. Waits for the device."""
+        """Whether the state is ``w0`` with zero velocity and an empty buffer, bit for bit. Waits for the
+        device."""
         with self._on_stream():
-            return self.buffer.is_empty and not bool((self._w != self._kernels.fix(self._array(w0))).any() | self._v.any())
+            return self.buffer.is_empty and not bool(
+                (self._w != self._kernels.fix(self._array(w0))).any() | self._v.any()
+            )
 
     def _see(self, t: int, sizes: Array) -> None:
         index = sizes.argmax()
@@ -241,12 +271,15 @@ class FixedPointState:
 
     @contextlib.contextmanager
     def _on_stream(self) -> Iterator[None]:
-        """CuPy works on torch's current stream and takes memory from torch's allocator: one queue, one cache."""
+        """CuPy works on torch's current stream and takes memory from torch's allocator: one queue, one
+        cache."""
         if self._xp is np:
             yield
             return
         xp = self._xp
-        stream = xp.cuda.ExternalStream(torch.cuda.current_stream(self._device).cuda_stream, self._device.index or 0)
+        stream = xp.cuda.ExternalStream(
+            torch.cuda.current_stream(self._device).cuda_stream, self._device.index or 0
+        )
         with xp.cuda.Device(self._device.index or 0), stream, xp.cuda.using_allocator(self._allocate):
             yield
 

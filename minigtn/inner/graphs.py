@@ -1,9 +1,12 @@
-"""Functions of tensors with memory of their own, so that a CUDA graph can hold them: one launch instead of a few hundred.
+"""Functions of tensors with memory of their own, so that a CUDA graph can hold them: one launch instead of a
+few hundred.
 
-The inner loop does the same few things T times: a step, a step back, a reading, a reading back. Each is a pure function of tensors of fixed
-shapes (``minigtn.inner.adjoints.Steps``), so each is captured once and replayed for every step of every outer step. Tensors are copied into the
-inputs of the graph, and copies of its outputs are handed out. On the CPU there is nothing to capture; the very same buffers are used with
-the function itself, so that all but the capture runs, and is tested, without a GPU. (PyTorch: "CUDA semantics", section CUDA graphs.)
+The inner loop does the same few things T times: a step, a step back, a reading, a reading back. Each is a
+pure function of tensors of fixed shapes (``minigtn.inner.adjoints.Steps``), so each is captured once and
+replayed for every step of every outer step. Tensors are copied into the inputs of the graph, and copies of
+its outputs are handed out. On the CPU there is nothing to capture; the very same buffers are used with the
+function itself, so that all but the capture runs, and is tested, without a GPU. (PyTorch: "CUDA semantics",
+section CUDA graphs.)
 """
 
 from __future__ import annotations
@@ -28,15 +31,18 @@ class GraphPool:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         if device.type == "cuda":
-            self.handle, self.stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream(device)
+            self.handle = torch.cuda.graph_pool_handle()
+            self.stream = torch.cuda.Stream(device)
 
 
 class StaticCall:
-    """``function`` from groups of tensors to groups of tensors, at the shapes, dtypes, layouts and device of ``example``.
+    """``function`` from groups of tensors to groups of tensors, at the shapes, dtypes, layouts and device of
+    ``example``.
 
-    The inputs and outputs stay at the same addresses; ``example`` is copied. On CUDA ``function`` runs four times now and never again: it
-    must be pure, and may neither wait for the device nor bring tensors over from the CPU. Calls that share a ``pool`` share its memory:
-    they must not be made at the same time. No gradient flows through a call.
+    The inputs and outputs stay at the same addresses; ``example`` is copied. On CUDA ``function`` runs four
+    times now and never again: it must be pure, and may neither wait for the device nor bring tensors over
+    from the CPU. Calls that share a ``pool`` share its memory: they must not be made at the same time. No
+    gradient flows through a call.
     """
 
     def __init__(self, function: Callable[..., Groups], example: Groups, pool: GraphPool) -> None:
@@ -54,7 +60,8 @@ class StaticCall:
 
 
 class StepGraphs:
-    """The captured functions of several training runs, newest last: as many as ``limit``, then the one unused for longest goes."""
+    """The captured functions of several training runs, newest last: as many as ``limit``, then the one unused
+    for longest goes."""
 
     def __init__(self, limit: int = 8) -> None:
         self._limit = limit
@@ -85,8 +92,11 @@ def signature(groups: Groups) -> Hashable:
     return tuple(tuple((x.shape, x.stride(), x.dtype, x.device) for x in group) for group in groups)
 
 
-def _capture(function: Callable[..., Groups], inputs: Groups, pool: GraphPool) -> tuple[Groups, Callable[[], None]]:
-    """The outputs of ``function(*inputs)``, at addresses that stay, and what computes them again from what then lies in ``inputs``."""
+def _capture(
+    function: Callable[..., Groups], inputs: Groups, pool: GraphPool
+) -> tuple[Groups, Callable[[], None]]:
+    """The outputs of ``function(*inputs)``, at addresses that stay, and what computes them again from what
+    then lies in ``inputs``."""
     with torch.cuda.device(pool.device):
         warm_up = torch.cuda.Stream()
         warm_up.wait_stream(torch.cuda.current_stream())

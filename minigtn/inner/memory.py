@@ -27,8 +27,8 @@ def memory_bytes(
 ) -> int:
     """Predicted peak of :func:`minigtn.sgd` and its way back beyond the inputs, in bytes.
 
-    For T ``steps``, P ``weights`` of ``itemsize`` bytes, and the ``activations`` of one second-order pass in bytes, which
-    :func:`saved_bytes` measures. Raises TypeError for an adjoint that is none of minigtn's.
+    For T ``steps``, P ``weights`` of ``itemsize`` bytes, and the ``activations`` of one second-order pass in
+    bytes, which :func:`saved_bytes` measures. Raises TypeError for an adjoint that is none of minigtn's.
     """
     vectors = (SGD() if optimizer is None else optimizer).vectors
     match adjoint:
@@ -45,8 +45,9 @@ def memory_bytes(
 
 
 def saved_bytes(function: Callable[[], Tensor], weights: Sequence[Tensor]) -> int:
-    """Bytes that torch keeps to differentiate ``function()``, and, where ``weights`` are given, also its gradient with respect
-    to them: the activations of one second-order pass, measured by running it once. Views count their storage once."""
+    """Bytes that torch keeps to differentiate ``function()``, and, where ``weights`` are given, also its
+    gradient with respect to them: the activations of one second-order pass, measured by running it once.
+    Views count their storage once."""
     storages: dict[int, int] = {}
     alive = []
 

@@ -1,10 +1,11 @@
 """Inner optimizers: one step, and the gradient back through it.
 
-A state is a tuple of tensors ``(w, ...)``: the weights (P,), then what the optimizer keeps. ``step`` maps a state and a gradient to the
-next state; ``pull_back`` is its vector-Jacobian product. So the adjoints have one forward and one reverse loop for all optimizers.
+A state is a tuple of tensors ``(w, ...)``: the weights (P,), then what the optimizer keeps. ``step`` maps a
+state and a gradient to the next state; ``pull_back`` is its vector-Jacobian product. So the adjoints have one
+forward and one reverse loop for all optimizers.
 
-Everything is a function of tensors alone: there is no step counter (Adam keeps the sums that its bias correction divides by), nothing is
-read back to the host, and a CUDA graph can hold a step.
+Everything is a function of tensors alone: there is no step counter (Adam keeps the sums that its bias
+correction divides by), nothing is read back to the host, and a CUDA graph can hold a step.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from torch import Tensor
 State = tuple[Tensor, ...]
 
 ROOT_FLOOR = 1e-12
-"""The square roots below are ``sqrt(x + ROOT_FLOOR**2)``, so that their derivatives are finite at x = 0, where those of torch.optim are
-NaN. Against torch.optim the root of a second moment differs by ROOT_FLOOR at most (eps is 10,000 times that), and where the root is above
-1e-4 by less than a rounding in float64."""
+"""The square roots below are ``sqrt(x + ROOT_FLOOR**2)``, so that their derivatives are finite at x = 0,
+where those of torch.optim are NaN. Against torch.optim the root of a second moment differs by ROOT_FLOOR at
+most (eps is 10,000 times that), and where the root is above 1e-4 by less than a rounding in float64."""
 
 
 @dataclass(frozen=True)
@@ -37,14 +38,22 @@ class Optimizer(ABC):
 
     @abstractmethod
     def step(self, state: State, g: Tensor, lr: Tensor, momentum: Tensor) -> State:
-        """The next state, from the gradient ``g`` (P,) and this step's ``lr`` and ``momentum``, both (); differentiable, not in place."""
+        """The next state, from the gradient ``g`` (P,) and this step's ``lr`` and ``momentum``, both ();
+        differentiable, not in place."""
 
-    def pull_back(self, state: State, g: Tensor, lr: Tensor, momentum: Tensor, d_next: State) -> tuple[State, Tensor, Tensor, Tensor]:
-        """The gradients by ``state``, ``g``, ``lr``, ``momentum`` of a scalar whose gradient by the next state is ``d_next``."""
+    def pull_back(
+        self, state: State, g: Tensor, lr: Tensor, momentum: Tensor, d_next: State
+    ) -> tuple[State, Tensor, Tensor, Tensor]:
+        """The gradients by ``state``, ``g``, ``lr``, ``momentum`` of a scalar whose gradient by the next
+        state is ``d_next``."""
         with torch.enable_grad():
-            *before, g, lr, momentum = inputs = [x.detach().requires_grad_() for x in (*state, g, lr, momentum)]
+            *before, g, lr, momentum = inputs = [
+                x.detach().requires_grad_() for x in (*state, g, lr, momentum)
+            ]
             after = self.step(tuple(before), g, lr, momentum)
-            *d_state, d_g, d_lr, d_momentum = torch.autograd.grad(after, inputs, d_next, materialize_grads=True)
+            *d_state, d_g, d_lr, d_momentum = torch.autograd.grad(
+                after, inputs, d_next, materialize_grads=True
+            )
         return tuple(d_state), d_g, d_lr, d_momentum
 
 
@@ -62,9 +71,13 @@ class SGD(Optimizer):
         v = torch.addcmul(g, v, momentum)
         return torch.addcmul(w, v, lr, value=-1), v
 
-    def pull_back(self, state: State, g: Tensor, lr: Tensor, momentum: Tensor, d_next: State) -> tuple[State, Tensor, Tensor, Tensor]:
-        """In closed form (reference/README.md): lam = dL/dw stays as it is; nu = dL/dv first gathers what v does to w."""
-        (_, v), (lam, nu) = state, d_next
+    def pull_back(
+        self, state: State, g: Tensor, lr: Tensor, momentum: Tensor, d_next: State
+    ) -> tuple[State, Tensor, Tensor, Tensor]:
+        """In closed form (reference/README.md): lam = dL/dw stays as it is; nu = dL/dv first gathers what v
+        does to w."""
+        (_, v) = state
+        (lam, nu) = d_next
         d_lr = -torch.dot(lam, torch.addcmul(g, v, momentum))
         nu = nu - lr * lam
         return (lam, momentum * nu), nu, d_lr, torch.dot(nu, v)
@@ -74,12 +87,13 @@ class SGD(Optimizer):
 class Adam(Optimizer):
     """torch.optim.Adam; the ``momentum`` of each step is its beta1. The state is (w, m, s, c1, c2).
 
-    ``m <- beta1*m + (1 - beta1)*g``, ``s <- beta2*s + (1 - beta2)*g*g``, ``w <- w - lr * (m/c1) / (sqrt(s/c2) + eps)``. The bias
-    corrections c1, c2 are the same averages taken of ones, so they are one minus the product of the betas so far: torch's ``1 - beta**t``
-    where beta1 is constant, and right where it changes from step to step. (Kingma & Ba 2014, arXiv 1412.6980, algorithm 1.)
+    ``m <- beta1*m + (1 - beta1)*g``, ``s <- beta2*s + (1 - beta2)*g*g``, ``w <- w - lr * (m/c1) / (sqrt(s/c2)
+    + eps)``. The bias corrections c1, c2 are the same averages taken of ones, so they are one minus the
+    product of the betas so far: torch's ``1 - beta**t`` where beta1 is constant, and right where it changes
+    from step to step. (Kingma & Ba 2014, arXiv 1412.6980, algorithm 1.)
 
-    Where a gradient is near zero, a step turns with a slope of up to ``lr / eps``. Finite, but if a meta-gradient is ruled by it, take an
-    ``eps`` of 1e-3 or more.
+    Where a gradient is near zero, a step turns with a slope of up to ``lr / eps``. Finite, but if a
+    meta-gradient is ruled by it, take an ``eps`` of 1e-3 or more.
     """
 
     beta2: float = 0.999
@@ -95,8 +109,10 @@ class Adam(Optimizer):
 
     def step(self, state: State, g: Tensor, lr: Tensor, momentum: Tensor) -> State:
         w, m, s, c1, c2 = state
-        m, c1 = momentum * m + (1 - momentum) * g, momentum * c1 + (1 - momentum)
-        s, c2 = self.beta2 * s + (1 - self.beta2) * g * g, self.beta2 * c2 + (1 - self.beta2)
+        m = momentum * m + (1 - momentum) * g
+        c1 = momentum * c1 + (1 - momentum)
+        s = self.beta2 * s + (1 - self.beta2) * g * g
+        c2 = self.beta2 * c2 + (1 - self.beta2)
         return w - (lr / c1) * m / (_root(s / c2) + self.eps), m, s, c1, c2
 
 
@@ -104,7 +120,8 @@ class Adam(Optimizer):
 class RMSprop(Optimizer):
     """torch.optim.RMSprop, not centred; ``momentum`` as there. The state is (w, s, v).
 
-    ``s <- alpha*s + (1 - alpha)*g*g``, ``v <- momentum*v + g / (sqrt(s) + eps)``, ``w <- w - lr*v``. On a small ``eps`` see :class:`Adam`.
+    ``s <- alpha*s + (1 - alpha)*g*g``, ``v <- momentum*v + g / (sqrt(s) + eps)``, ``w <- w - lr*v``. On a
+    small ``eps`` see :class:`Adam`.
     """
 
     alpha: float = 0.99

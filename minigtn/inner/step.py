@@ -9,11 +9,12 @@ With the state s = (w, v), the learner's loss l(w, batch), and ``d_*`` the gradi
              d_w     += d<g, d_g>/dw     = H d_g                H = d2l/dw2, symmetric
              d_batch  = d<g, d_g>/dbatch                        the mixed term
 
-For SGD d_s is (lam, nu), and d_g = nu - lr lam: reference/README.md derives it line by line. H d_g and the mixed term are one
-more reverse pass over <g, d_g> ("double backward", Pearlmutter 1994). Carrying d_g forward instead (MixFlow-MG, ICML 2025) gives
-the same numbers and was no faster: benchmarks/second_order.py.
+For SGD d_s is (lam, nu), and d_g = nu - lr lam: reference/README.md derives it line by line. H d_g and the
+mixed term are one more reverse pass over <g, d_g> ("double backward", Pearlmutter 1994). Carrying d_g forward
+instead (MixFlow-MG, ICML 2025) gives the same numbers and was no faster: benchmarks/second_order.py.
 
-Everything here is a function of tensors alone, so that compiled functions and CUDA graphs can stand in for it.
+Everything here is a function of tensors alone, so that compiled functions and CUDA graphs can stand in for
+it.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ Loss = Callable[[Tensor, Sequence[Tensor]], Tensor]
 
 @dataclass(frozen=True)
 class InnerLoop:
-    """What is trained on what: everything of a run but its start and its step sizes. Weights are one flat vector (P,)."""
+    """What is trained on what: everything of a run but its start and its step sizes. Weights are one flat
+    vector (P,)."""
 
     loss: Loss
     batches: tuple[Tensor, ...]
@@ -47,12 +49,14 @@ class InnerLoop:
     describe: Callable[[int], str]
     """Name of the parameter that an index of the flat vector belongs to, for error messages."""
     identity: Hashable = None
-    """Equal for two loops whose losses compute the same from flat weights: what captured graphs are known by."""
+    """Equal for two loops whose losses compute the same from flat weights: what captured graphs are known
+    by."""
     after_step: Callable[[int, Tensor], None] | None = None
     """Called with the number of steps done, from 1, and the weights (P,) then; nothing flows through it."""
 
     def reading_after(self, t: int, steps: int) -> int | None:
-        """Which reading is taken once inner step ``t`` of ``steps`` is done: after every k-th, and after the last."""
+        """Which reading is taken once inner step ``t`` of ``steps`` is done: after every k-th, and after the
+        last."""
         if not self.readout_batches or ((t + 1) % self.readout_every and t + 1 != steps):
             return None
         return t // self.readout_every
@@ -86,8 +90,9 @@ def gradient(loss: Loss, w: Tensor, batch: Sequence[Tensor], *, create_graph: bo
 
 
 def gradient_and_pull_back(loss: Loss, w: Tensor, batch: Sequence[Tensor], wanted: Sequence[bool]):
-    """``g = dl/dw`` (P,), and its pull-back: a function, to be called once, of a direction ``u`` (P,), which may depend on ``g``.
-    It returns ``H u`` (P,) and the mixed terms d<g, u>/d batch, one for each tensor of ``batch`` that is ``wanted``.
+    """``g = dl/dw`` (P,), and its pull-back: a function, to be called once, of a direction ``u`` (P,), which
+    may depend on ``g``. It returns ``H u`` (P,) and the mixed terms d<g, u>/d batch, one for each tensor of
+    ``batch`` that is ``wanted``.
 
     ``g`` has the very bits of :func:`gradient`, which runs the same kernels: ``Reversible`` needs that.
     """
@@ -112,8 +117,9 @@ def step_back(
     sizes: Group,
     d_next: State,
 ) -> Groups:
-    """Back through the step that began at weights ``w`` (P,): from the gradient by the next state, ``d_next``, to those by the
-    state, by (lr, momentum), and by what is ``wanted`` of the batch. ``restore`` gives the whole state once ``g`` is known."""
+    """Back through the step that began at weights ``w`` (P,): from the gradient by the next state,
+    ``d_next``, to those by the state, by (lr, momentum), and by what is ``wanted`` of the batch. ``restore``
+    gives the whole state once ``g`` is known."""
     g, pull_back = gradient_and_pull_back(loop.loss, w, batch, wanted)
     (d_w, *d_rest), d_g, d_lr, d_momentum = loop.optimizer.pull_back(restore(g), g, *sizes, d_next)
     hessian_d_g, d_batch = pull_back(d_g)
@@ -121,12 +127,14 @@ def step_back(
 
 
 class Steps(NamedTuple):
-    """Functions from groups of tensors to groups of tensors, and of nothing else, so that graphs can stand in for them."""
+    """Functions from groups of tensors to groups of tensors, and of nothing else, so that graphs can stand in
+    for them."""
 
     step: Callable[..., Groups]
     """state, batch, (lr, momentum) -> next state."""
     step_back: Callable[..., Groups]
-    """state, batch, (lr, momentum), gradient by next state -> gradients by state, (lr, momentum), what is wanted of batch."""
+    """state, batch, (lr, momentum), gradient by next state -> gradients by state, (lr, momentum), what is
+    wanted of batch."""
     read: Callable[..., Groups]
     """(w,), readout batch -> (reading,)."""
     read_back: Callable[..., Groups]
@@ -134,8 +142,8 @@ class Steps(NamedTuple):
 
 
 def steps_of(loop: InnerLoop, wanted: Sequence[bool]) -> Steps:
-    """The steps of a loop; ``wanted`` says for every tensor of the batches, then of the readout batches, whether it needs a
-    gradient."""
+    """The steps of a loop; ``wanted`` says for every tensor of the batches, then of the readout batches,
+    whether it needs a gradient."""
     of_batch = wanted[: len(loop.batches)]
     of_reading = wanted[len(loop.batches) :]
     loop = replace(loop.over((), ()), after_step=None)  # graphs outlive the run: do not keep its data
@@ -161,7 +169,8 @@ def steps_of(loop: InnerLoop, wanted: Sequence[bool]) -> Steps:
 
 
 def examples(loop: InnerLoop, w0: Tensor, lr: Tensor, momentum: Tensor) -> Sequence[Groups]:
-    """For each of the :class:`Steps`, tensors like those it will be called with; an empty group where it will not be called."""
+    """For each of the :class:`Steps`, tensors like those it will be called with; an empty group where it will
+    not be called."""
     state = loop.optimizer.start(w0)
     batch = at(loop.batches, 0)
     sizes = (lr[0], momentum[0])
@@ -174,7 +183,9 @@ def examples(loop: InnerLoop, w0: Tensor, lr: Tensor, momentum: Tensor) -> Seque
     )
 
 
-def grad_or_zeros(output: Tensor, inputs: Sequence[Tensor], cotangent: Tensor | None = None, *, create_graph: bool = False):
+def grad_or_zeros(
+    output: Tensor, inputs: Sequence[Tensor], cotangent: Tensor | None = None, *, create_graph: bool = False
+):
     """torch.autograd.grad with zeros, not None or an error, for whatever the output does not depend on."""
     if not output.requires_grad:
         return [torch.zeros_like(x) for x in inputs]

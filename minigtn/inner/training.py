@@ -20,9 +20,9 @@ Params = dict[str, Tensor]
 class Readout:
     """Losses on real data along the way: the intermediate meta-losses of the authors' GTN code.
 
-    ``loss(params, batch) -> scalar`` is read after inner steps k, 2k, ... (``every`` = k) and after the last one, so there are
-    ``ceil(T/k)`` readings, each on its own row of ``batches``: a tuple of tensors with that leading dimension.
-    ``every >= T`` is the plain meta-loss: one reading, at the end.
+    ``loss(params, batch) -> scalar`` is read after inner steps k, 2k, ... (``every`` = k) and after the last
+    one, so there are ``ceil(T/k)`` readings, each on its own row of ``batches``: a tuple of tensors with that
+    leading dimension. ``every >= T`` is the plain meta-loss: one reading, at the end.
     """
 
     loss: Callable[[Params, Sequence[Tensor]], Tensor]
@@ -41,36 +41,44 @@ def sgd(
     optimizer: Optimizer | None = None,
     after_step: Callable[[int, Params], None] | None = None,
 ):
-    """Train ``params`` for T steps of SGD with momentum; the result is differentiable with respect to everything that went in.
+    """Train ``params`` for T steps of SGD with momentum; the result is differentiable with respect to
+    everything that went in.
 
-    Step t computes ``g`` = gradient of ``loss(params, [b[t] for b in batches])``, then ``v <- momentum_t*v + g`` and
-    ``w <- w - lr_t*v`` with v = 0 at the start: exactly ``torch.optim.SGD``. (Maclaurin et al. write ``v <- b*v - (1-b)*g``,
-    ``w <- w + a*v``: the same run with ``lr = a*(1-b)``.)
+    Step t computes ``g`` = gradient of ``loss(params, [b[t] for b in batches])``, then ``v <- momentum_t*v +
+    g`` and ``w <- w - lr_t*v`` with v = 0 at the start: exactly ``torch.optim.SGD``. (Maclaurin et al. write
+    ``v <- b*v - (1-b)*g``, ``w <- w + a*v``: the same run with ``lr = a*(1-b)``.)
 
     Args:
-        loss: ``(params, batch) -> scalar``, pure: no dropout, no running statistics, nothing else that requires grad. An ``nn.Module``
-            goes in as ``lambda p, b: F.cross_entropy(torch.func.functional_call(module, p, b[0]), b[1])``.
+        loss: ``(params, batch) -> scalar``, pure: no dropout, no running statistics, nothing else that
+            requires grad. An ``nn.Module`` goes in as ``lambda p, b:
+            F.cross_entropy(torch.func.functional_call(module, p, b[0]), b[1])``.
         params: the initial weights by name, floating point, of one dtype and on one device.
-        batches: tensors with leading dimension T; integer tensors (class numbers) are welcome and get no gradient.
-        lr, momentum: float, ``()`` or ``(T,)``; 0 <= momentum < 1. (On CUDA a momentum tensor out of range turns into NaN, and with it
-            the result: an error would have to wait for the device.)
-        adjoint: how to differentiate: ``Unrolled()`` (the default: memory grows with T), ``Checkpointed(block_size)`` or
-            ``Reversible()``; they give the same gradients (docs/choosing-an-adjoint.md).
+        batches: tensors with leading dimension T; integer tensors (class numbers) are welcome and get no
+            gradient.
+        lr, momentum: float, ``()`` or ``(T,)``; 0 <= momentum < 1. (On CUDA a momentum tensor out of range
+            turns into NaN, and with it the result: an error would have to wait for the device.)
+        adjoint: how to differentiate: ``Unrolled()`` (the default: memory grows with T),
+            ``Checkpointed(block_size)`` or ``Reversible()``; they give the same gradients
+            (docs/choosing-an-adjoint.md).
         readout: losses along the way, entering the same backward pass.
-        optimizer: ``SGD()`` (the default), ``Adam(beta2, eps)``, whose beta1 is ``momentum``, or ``RMSprop(alpha, eps)``; those two not
-            with ``Reversible``.
-        after_step: ``after_step(t, params)``, t = 1..T, may measure the learner as it trains; no gradient flows through it, and it must
-            not change the params. It is not called again on the way back.
+        optimizer: ``SGD()`` (the default), ``Adam(beta2, eps)``, whose beta1 is ``momentum``, or
+            ``RMSprop(alpha, eps)``; those two not with ``Reversible``.
+        after_step: ``after_step(t, params)``, t = 1..T, may measure the learner as it trains; no gradient
+            flows through it, and it must not change the params. It is not called again on the way back.
 
     Returns:
-        The trained params; with a ``readout``, ``(params, losses)`` where ``losses`` is ``(ceil(T / every),)``.
+        The trained params; with a ``readout``, ``(params, losses)`` where ``losses`` is ``(ceil(T /
+        every),)``.
 
     Raises:
-        ValueError: shapes, dtypes or step sizes that cannot be right; a loss that closes over a tensor that requires grad (other adjoints
-            than Unrolled; looked for at the first step). FixedPointOverflow, RuntimeError: see :class:`minigtn.Reversible`.
+        ValueError: shapes, dtypes or step sizes that cannot be right; a loss that closes over a tensor that
+            requires grad (other adjoints than Unrolled; looked for at the first step). FixedPointOverflow,
+            RuntimeError: see :class:`minigtn.Reversible`.
 
-    Cost: T gradients forward and T second-order passes back. Under ``torch.no_grad()`` it is a plain training run in constant memory.
-    When not to use it: to train without differentiating the training; ``torch.optim`` and ``minigtn.teach`` do that with less ceremony.
+    Cost: T gradients forward and T second-order passes back. Under ``torch.no_grad()`` it is a plain training
+    run in constant memory.
+    When not to use it: to train without differentiating the training; ``torch.optim`` and ``minigtn.teach``
+    do that with less ceremony.
     """
     adjoint = Unrolled() if adjoint is None else adjoint
     w0, unflatten, describe = _flatten(params)
@@ -82,7 +90,10 @@ def sgd(
         def flat_loss(w: Tensor, batch: Sequence[Tensor]) -> Tensor:
             value = f(unflatten(w), batch)
             if value.dim():
-                raise ValueError(f"the {what} must return a scalar, such as a mean over the batch; it returned shape {tuple(value.shape)}")
+                raise ValueError(
+                    f"the {what} must return a scalar, such as a mean over the batch; it returned shape "
+                    f"{tuple(value.shape)}"
+                )
             return value
 
         return flat_loss
@@ -115,17 +126,22 @@ def sgd(
 
 
 def _flatten(params: Params):
-    """The weights as one vector (P,), the way back to a dict of views, and the name that an index of the vector belongs to."""
+    """The weights as one vector (P,), the way back to a dict of views, and the name that an index of the
+    vector belongs to."""
     if not params:
         raise ValueError("params is empty: give the learner's weights as a dict of tensors")
     kinds = {(p.dtype, p.device) for p in params.values()}
     if len(kinds) > 1 or not next(iter(kinds))[0].is_floating_point:
-        raise ValueError(f"params must be floating point, of one dtype and on one device; given {sorted(map(str, kinds))}")
+        raise ValueError(
+            f"params must be floating point, of one dtype and on one device; given {sorted(map(str, kinds))}"
+        )
     shapes = {name: p.shape for name, p in params.items()}
     sizes = [p.numel() for p in params.values()]
 
     def unflatten(w: Tensor) -> Params:
-        return {name: part.view(shape) for (name, shape), part in zip(shapes.items(), w.split(sizes), strict=True)}
+        return {
+            name: part.view(shape) for (name, shape), part in zip(shapes.items(), w.split(sizes), strict=True)
+        }
 
     def describe(index: int) -> str:
         for name, size in zip(shapes, sizes, strict=True):
@@ -139,11 +155,15 @@ def _flatten(params: Params):
 
 def _leading(batches: Sequence[Tensor], what: str) -> int:
     if isinstance(batches, Tensor):
-        raise ValueError(f"{what} must be a tuple of tensors, not one tensor: write ({what},) for a loss that takes a single one")
+        raise ValueError(
+            f"{what} must be a tuple of tensors, not one tensor: write ({what},) for a loss that takes a "
+            "single one"
+        )
     sizes = {len(b) if b.dim() else 0 for b in batches}
     if len(sizes) != 1 or 0 in sizes:
         raise ValueError(
-            f"{what} must be tensors that share a leading dimension of at least 1; given shapes {[tuple(b.shape) for b in batches]}"
+            f"{what} must be tensors that share a leading dimension of at least 1; given shapes "
+            f"{[tuple(b.shape) for b in batches]}"
         )
     return sizes.pop()
 
@@ -153,17 +173,23 @@ def _per_step(value: Tensor | float, steps: int, like: Tensor, name: str) -> Ten
         value = like.new_full((), value)  # unlike as_tensor, does not wait for the device
     value = torch.as_tensor(value, dtype=like.dtype, device=like.device)
     if value.dim() > 1 or (value.dim() == 1 and len(value) != steps):
-        raise ValueError(f"{name} must be a float, a scalar tensor or a tensor of {steps} values, one per step; given {tuple(value.shape)}")
+        raise ValueError(
+            f"{name} must be a float, a scalar tensor or a tensor of {steps} values, one per step; given "
+            f"{tuple(value.shape)}"
+        )
     return value.expand(steps)
 
 
 def _in_range(momentum: Tensor | float, dtype: torch.dtype) -> Tensor | float:
-    """``momentum``, if it is from 0 up to but not 1; ValueError if not, and on CUDA NaN, so as not to wait for the device."""
+    """``momentum``, if it is from 0 up to but not 1; ValueError if not, and on CUDA NaN, so as not to wait
+    for the device."""
     if isinstance(momentum, Tensor) and momentum.is_cuda:
         return nan_unless_in_range(momentum)
     low, high = torch.stack(torch.aminmax(torch.as_tensor(momentum, dtype=dtype).detach())).tolist()
     if not 0.0 <= low <= high < 1.0:
-        raise ValueError(f"momentum must satisfy 0 <= momentum < 1 at every step; given values from {low:g} to {high:g}")
+        raise ValueError(
+            f"momentum must satisfy 0 <= momentum < 1 at every step; given values from {low:g} to {high:g}"
+        )
     return momentum
 
 
@@ -177,4 +203,6 @@ def _check_readout(readings: Sequence[Tensor], every: int, steps: int) -> None:
         raise ValueError(f"a readout needs every >= 1, not {every}")
     n = math.ceil(steps / every)
     if _leading(readings, "readout batches") != n:
-        raise ValueError(f"a readout every {every} of {steps} steps needs {n} batches, not {len(readings[0])}")
+        raise ValueError(
+            f"a readout every {every} of {steps} steps needs {n} batches, not {len(readings[0])}"
+        )

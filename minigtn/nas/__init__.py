@@ -1,1 +1,2 @@
-"""Neural architecture search with a teacher instead of the data: search spaces, scores, search, rank statistics, final training."""
+"""Neural architecture search with a teacher instead of the data: search spaces, scores, search, rank
+statistics, final training."""

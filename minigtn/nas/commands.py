@@ -1,4 +1,5 @@
-"""``minigtn nas search | rank | train``: thin commands over this package; flags come from its config dataclasses."""
+"""``minigtn nas search | rank | train``: thin commands over this package; flags come from its config
+dataclasses."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ DatasetName = Annotated[str, tyro.conf.arg(metavar="{digits,mnist,fashion-mnist,
 @dataclass(frozen=True)
 class _Common:
     dataset: DatasetName = "cifar10"
-    """Real data; everything but digits is downloaded once, unless --data-dir or MINIGTN_DATA names a folder."""
+    """Real data; everything but digits is downloaded once, unless --data-dir or MINIGTN_DATA names a
+    folder."""
     data_dir: Path | None = None
     """Folder with the data set's official files."""
     device: Device = "auto"
@@ -40,10 +42,13 @@ def _flags(cls: type) -> Any:
 
 @dataclass(frozen=True)
 class NasSearch(_Common):
-    """Search a space on an Optuna study; any number of hosts share it, and the same command goes on with it."""
+    """Search a space on an Optuna study; any number of hosts share it, and the same command goes on with
+    it."""
 
     search: _flags(search.SearchConfig) = dataclasses.field(default_factory=search.SearchConfig)  # type: ignore[valid-type]
-    estimator_config: Annotated[EstimatorConfig, tyro.conf.arg(name="estimate")] = dataclasses.field(default_factory=EstimatorConfig)
+    estimator_config: Annotated[EstimatorConfig, tyro.conf.arg(name="estimate")] = dataclasses.field(
+        default_factory=EstimatorConfig
+    )
     show: int = 10
     """Best architectures to print."""
 
@@ -57,12 +62,15 @@ class NasSearch(_Common):
 
 @dataclass(frozen=True)
 class NasRank(_Common):
-    """Score networks of a published table with every estimator; tables and figures say how well each ranks, and what it costs."""
+    """Score networks of a published table with every estimator; tables and figures say how well each ranks,
+    and what it costs."""
 
     table: tyro.conf.Positional[Path] = tyro.MISSING
     """CSV file with the columns arch and accuracy (or --truth)."""
     rank: _flags(ranking.RankConfig) = dataclasses.field(default_factory=ranking.RankConfig)  # type: ignore[valid-type]
-    estimator_config: Annotated[EstimatorConfig, tyro.conf.arg(name="estimate")] = dataclasses.field(default_factory=EstimatorConfig)
+    estimator_config: Annotated[EstimatorConfig, tyro.conf.arg(name="estimate")] = dataclasses.field(
+        default_factory=EstimatorConfig
+    )
     out: Path = Path("runs/rank")
     """Folder; what is scored there already is not scored again."""
 
@@ -73,7 +81,8 @@ class NasRank(_Common):
 
 @dataclass(frozen=True, kw_only=True)
 class NasTrain(_Common):
-    """Train an architecture on real data, the paper's final training; the same command goes on from the last whole epoch."""
+    """Train an architecture on real data, the paper's final training; the same command goes on from the last
+    whole epoch."""
 
     final: _flags(final_training.FinalConfig)  # type: ignore[valid-type]
     out: Path = Path("runs/final")

@@ -1,13 +1,15 @@
 """The final training: a picked architecture, from scratch, on real data.
 
-Source: the CIFAR-10 training of NAO (Luo et al. 2018, arXiv 1808.07233, and its code), whose cells and code the search of
-Such et al. 2019 builds on: SGD with momentum and a cosine learning rate, crop and flip, cutout (DeVries & Taylor 2017, arXiv 1708.04552),
-drop-path that grows with depth and time (Larsson et al. 2017, Zoph et al. 2018), an auxiliary head (Szegedy et al. 2015), dropout.
-The paper's three rows are ``channels=32``, 64 and 128 of the space ``cells``. NAO's own run with 128 channels has weight_decay=5e-4 and
-drop_path=0.3. The trained network: ``training = FinalTraining(config, data)``, ``training.load_checkpoint(folder)``, ``training.network``.
+Source: the CIFAR-10 training of NAO (Luo et al. 2018, arXiv 1808.07233, and its code), whose cells and code
+the search of Such et al. 2019 builds on: SGD with momentum and a cosine learning rate, crop and flip, cutout
+(DeVries & Taylor 2017, arXiv 1708.04552), drop-path that grows with depth and time (Larsson et al. 2017, Zoph
+et al. 2018), an auxiliary head (Szegedy et al. 2015), dropout. The paper's three rows are ``channels=32``, 64
+and 128 of the space ``cells``. NAO's own run with 128 channels has weight_decay=5e-4 and drop_path=0.3. The
+trained network: ``training = FinalTraining(config, data)``, ``training.load_checkpoint(folder)``,
+``training.network``.
 
-Departures: Nesterov's momentum; crops bring in the mean colour, not black; a last batch that is not full is left out. Nothing is chosen
-here: the network of the last epoch is the result.
+Departures: Nesterov's momentum; crops bring in the mean colour, not black; a last batch that is not full is
+left out. Nothing is chosen here: the network of the last epoch is the result.
 """
 
 from __future__ import annotations
@@ -53,7 +55,8 @@ class FinalConfig:
     cells_per_stage: int = 0
     """N; 0 takes 6 for cells and 5 for nas-bench-201."""
     channels: int = 0
-    """F, the channels of the first stage; 0 takes 32, and 16 for nas-bench-201. The paper has 32, 64 and 128."""
+    """F, the channels of the first stage; 0 takes 32, and 16 for nas-bench-201. The paper has 32, 64 and
+    128."""
     epochs: int = 600
     """Passes over the training images."""
     batch_size: int = 128
@@ -77,7 +80,8 @@ class FinalConfig:
     dropout: float = 0.4
     """Before the last layer. Only the space cells has it."""
     train_on_valid: bool = False
-    """Whether the validation images join the training images, as in published figures; there is no validation accuracy then."""
+    """Whether the validation images join the training images, as in published figures; there is no validation
+    accuracy then."""
     seed: int = 0
     """Weights, order of the images, augmentation and everything that is dropped follow from it."""
 
@@ -108,22 +112,33 @@ class EpochProgress:
 class FinalTraining:
     """One training: state, epochs, checkpoint.
 
-    Everything random in epoch i follows from (seed, i), so a run resumed from a checkpoint continues to the same bits, on the same kind
-    of device and with the same number of threads. Memory: three copies of the weights, and the activations of one batch.
+    Everything random in epoch i follows from (seed, i), so a run resumed from a checkpoint continues to the
+    same bits, on the same kind of device and with the same number of threads. Memory: three copies of the
+    weights, and the activations of one batch.
     """
 
     def __init__(self, config: FinalConfig, data: Dataset) -> None:
         channels, height, width = data.image_shape
         if config.cutout >= min(height, width):
-            raise ValueError(f"a cutout of {config.cutout} blanks whole images of {height} x {width} pixels; make it smaller, or 0")
-        self.config, self.data = config, data
+            raise ValueError(
+                f"a cutout of {config.cutout} blanks whole images of {height} x {width} pixels; make it "
+                "smaller, or 0"
+            )
+        self.config = config
+        self.data = data
         self.train = data.train
         if config.train_on_valid:
-            self.train = Split(torch.cat([data.train.x, data.valid.x]), torch.cat([data.train.y, data.valid.y]))
+            self.train = Split(
+                torch.cat([data.train.x, data.valid.x]), torch.cat([data.train.y, data.valid.y])
+            )
         self.steps = len(self.train) // config.batch_size
         if not self.steps:
-            raise ValueError(f"{len(self.train)} training images do not fill a batch of {config.batch_size}; make batch_size smaller")
-        device, space = self.train.x.device, config.make_space()
+            raise ValueError(
+                f"{len(self.train)} training images do not fill a batch of {config.batch_size}; make "
+                "batch_size smaller"
+            )
+        device = self.train.x.device
+        space = config.make_space()
         kinds: dict[str, Any] = {"n_classes": data.n_classes, "in_channels": channels, "running_stats": True}
         if config.space == "cells":
             kinds |= {"auxiliary": config.auxiliary > 0, "dropout": config.dropout}
@@ -131,7 +146,11 @@ class FinalTraining:
             self.network: nn.Module = space.build(config.arch, **kinds).to(device)
         nesterov = config.momentum > 0
         self.sgd = torch.optim.SGD(
-            self.network.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay, nesterov=nesterov
+            self.network.parameters(),
+            config.lr,
+            config.momentum,
+            weight_decay=config.weight_decay,
+            nesterov=nesterov,
         )
         self.progress = EpochProgress()
 
@@ -139,13 +158,19 @@ class FinalTraining:
     def finished(self) -> bool:
         return self.progress.epoch >= self.config.epochs
 
-    def epoch(self, stop: Callable[[], bool] = lambda: False, each_step: Callable[[], Any] = lambda: None) -> dict[str, Any] | None:
-        """One pass over the training images; its record for ``metrics.jsonl``. None, with the state half-way, once ``stop()`` is true.
+    def epoch(
+        self, stop: Callable[[], bool] = lambda: False, each_step: Callable[[], Any] = lambda: None
+    ) -> dict[str, Any] | None:
+        """One pass over the training images; its record for ``metrics.jsonl``. None, with the state half-way,
+        once ``stop()`` is true.
 
-        Raises TrainingDiverged where the loss, or a weight after the last step, is not finite; the state is then worthless.
+        Raises TrainingDiverged where the loss, or a weight after the last step, is not finite; the state is
+        then worthless.
         """
-        config, number = self.config, self.progress.epoch
-        device, seed = self.train.x.device, seed_for(config.seed, Purpose.FINAL_EPOCH, number)
+        config = self.config
+        number = self.progress.epoch
+        device = self.train.x.device
+        seed = seed_for(config.seed, Purpose.FINAL_EPOCH, number)
         lr = config.lr * 0.5 * (1 + math.cos(math.pi * number / config.epochs))
         self.sgd.param_groups[0]["lr"] = lr
         rng = torch.Generator().manual_seed(seed)
@@ -156,7 +181,8 @@ class FinalTraining:
             for step, index in enumerate(order.split(config.batch_size)[: self.steps], 1):
                 if stop():
                     return None
-                x, y = self.train.x[index], self.train.y[index]
+                x = self.train.x[index]
+                y = self.train.y[index]
                 x = cutout(crop_and_flip(x, rng) if config.augment else x, rng, config.cutout)
                 loss, logits = self._loss(x, y, (number * self.steps + step) / (config.epochs * self.steps))
                 self.sgd.zero_grad()
@@ -179,10 +205,13 @@ class FinalTraining:
     def _require_finite(self, total: Tensor, step: int) -> None:
         state = [total] + (list(self.network.state_dict().values()) if step == self.steps else [])
         if not all(tensor.isfinite().all() for tensor in state):
-            what, epoch = "weights are" if total.isfinite() else "loss is", self.progress.epoch
+            what = "weights are" if total.isfinite() else "loss is"
+            epoch = self.progress.epoch
             raise TrainingDiverged(
-                f"the {what} not finite in epoch {epoch + 1}, by step {step} of {self.steps}: lower lr (it is {self.config.lr:g}) or "
-                f"clip_norm (it is {self.config.clip_norm:g}), and start in another folder; the checkpoint of epoch {epoch} is kept"
+                f"the {what} not finite in epoch {epoch + 1}, by step {step} of {self.steps}: lower lr (it "
+                f"is {self.config.lr:g}) or "
+                f"clip_norm (it is {self.config.clip_norm:g}), and start in another folder; the checkpoint "
+                f"of epoch {epoch} is kept"
             )
 
     def _loss(self, x: Tensor, y: Tensor, part_done: float) -> tuple[Tensor, Tensor]:
@@ -193,11 +222,14 @@ class FinalTraining:
         self.network.drop_path = self.config.drop_path * part_done
         logits, auxiliary = self.network.both(x)
         loss = F.cross_entropy(logits, y)
-        return loss if auxiliary is None else loss + self.config.auxiliary * F.cross_entropy(auxiliary, y), logits
+        return loss if auxiliary is None else loss + self.config.auxiliary * F.cross_entropy(
+            auxiliary, y
+        ), logits
 
     @torch.no_grad()
     def accuracy(self, split: Split) -> float:
-        """Fraction of ``split`` that is classified correctly, with the running averages of batch normalization."""
+        """Fraction of ``split`` that is classified correctly, with the running averages of batch
+        normalization."""
         self.network.eval()
         chunks = zip(split.x.split(EVALUATION_BATCH), split.y.split(EVALUATION_BATCH), strict=True)
         return int(sum((self.network(x).argmax(1) == y).sum() for x, y in chunks)) / len(split)
@@ -205,11 +237,18 @@ class FinalTraining:
     def run(self, folder: Path) -> None:
         """All epochs that are left, with progress bar, metrics and a checkpoint after each.
 
-        Ctrl-C and SIGTERM stop after the step in hand and raise KeyboardInterrupt; the epoch in hand is repeated when the run goes on.
+        Ctrl-C and SIGTERM stop after the step in hand and raise KeyboardInterrupt; the epoch in hand is
+        repeated when the run goes on.
         """
-        before, started = self.progress.seconds, time.monotonic()
+        before = self.progress.seconds
+        started = time.monotonic()
         metrics = Metrics(folder / "metrics.jsonl", self.progress.epoch)
-        bar = tqdm(total=self.config.epochs * self.steps, initial=self.progress.epoch * self.steps, desc="final training", unit="step")
+        bar = tqdm(
+            total=self.config.epochs * self.steps,
+            initial=self.progress.epoch * self.steps,
+            desc="final training",
+            unit="step",
+        )
         try:
             with deferred_interrupt() as interrupted:
                 while not self.finished:
@@ -219,7 +258,12 @@ class FinalTraining:
                     self.progress.seconds = before + time.monotonic() - started
                     metrics.write(record | {"seconds": round(self.progress.seconds, 3)})
                     self.save_checkpoint(folder)
-                    bar.set_postfix({"epoch": record["step"], "accuracy": f"{record.get('valid_accuracy', record['train_accuracy']):.1%}"})
+                    bar.set_postfix(
+                        {
+                            "epoch": record["step"],
+                            "accuracy": f"{record.get('valid_accuracy', record['train_accuracy']):.1%}",
+                        }
+                    )
         finally:
             bar.close()
             metrics.close()
@@ -235,8 +279,10 @@ class FinalTraining:
         save_tensors(folder / "checkpoint.safetensors", tensors, about, self.progress.epoch)
 
     def load_checkpoint(self, folder: Path) -> None:
-        """Continue from ``folder``. ValueError in one sentence where a file is unreadable or belongs to another config."""
-        path, device = folder / "checkpoint.safetensors", self.train.x.device
+        """Continue from ``folder``. ValueError in one sentence where a file is unreadable or belongs to
+        another config."""
+        path = folder / "checkpoint.safetensors"
+        device = self.train.x.device
         tensors, about = load_tensors(path)
         require_same(from_dict(FinalConfig, about["config"]), self.config, path)
         parts: dict[str, dict[str, Tensor]] = {"network": {}, "momentum": {}}
@@ -251,13 +297,16 @@ class FinalTraining:
 
 
 def final_training(config: FinalConfig, data: Dataset, folder: Path) -> dict[str, Any]:
-    """Train, judge on test data, write ``folder``: ``config.json``, ``metrics.jsonl``, ``checkpoint.safetensors``, ``result.json``.
+    """Train, judge on test data, write ``folder``: ``config.json``, ``metrics.jsonl``,
+    ``checkpoint.safetensors``, ``result.json``.
 
-    A training that was stopped goes on from its last epoch; one that is finished only gives back its result, and the test data are not
-    read again. Runs where the tensors of ``data`` are. Cost: at the paper's setting days on a GPU (600 epochs of 350 steps).
+    A training that was stopped goes on from its last epoch; one that is finished only gives back its result,
+    and the test data are not read again. Runs where the tensors of ``data`` are. Cost: at the paper's setting
+    days on a GPU (600 epochs of 350 steps).
 
-    Raises ValueError where ``folder`` holds a run with other settings or the settings do not fit the images, TrainingDiverged where the
-    loss is not finite (the last checkpoint stays), KeyboardInterrupt after Ctrl-C (call again to go on).
+    Raises ValueError where ``folder`` holds a run with other settings or the settings do not fit the images,
+    TrainingDiverged where the loss is not finite (the last checkpoint stays), KeyboardInterrupt after Ctrl-C
+    (call again to go on).
     """
     about = {"config": to_dict(config), **environment(data.train.x.device)}
     if (folder / "config.json").exists():
@@ -285,13 +334,18 @@ def final_training(config: FinalConfig, data: Dataset, folder: Path) -> dict[str
 
 
 def cutout(x: Tensor, rng: torch.Generator, side: int) -> Tensor:
-    """Images (N, C, H, W), each with a ``side`` x ``side`` square set to 0 (the mean colour); its centre is any pixel, so that at the
-    border less is blanked."""
+    """Images (N, C, H, W), each with a ``side`` x ``side`` square set to 0 (the mean colour); its centre is
+    any pixel, so that at the border less is blanked."""
     if not side:
         return x
     N, _, H, W = x.shape
-    rows, columns = (torch.arange(size) - torch.randint(size, (N, 1), generator=rng) + side // 2 for size in (H, W))  # from the corner
-    blank = ((rows >= 0) & (rows < side)).view(N, 1, H, 1) & ((columns >= 0) & (columns < side)).view(N, 1, 1, W)
+    # from the corner
+    rows, columns = (
+        torch.arange(size) - torch.randint(size, (N, 1), generator=rng) + side // 2 for size in (H, W)
+    )
+    blank = ((rows >= 0) & (rows < side)).view(N, 1, H, 1) & ((columns >= 0) & (columns < side)).view(
+        N, 1, 1, W
+    )
     return x.masked_fill(blank.to(x.device), 0)
 
 

@@ -20,12 +20,15 @@ Task = tuple[Any, Any]
 """A network and the estimator that scores it (:mod:`minigtn.nas.scores`)."""
 
 
-def score_all(tasks: Sequence[Task], workers: int = 1, stopped: Callable[[], bool] = lambda: False) -> Iterator[tuple[int, Any]]:
-    """(number of the task, its scores) as soon as they are known, in any order; once ``stopped()`` is true no other task is begun.
+def score_all(
+    tasks: Sequence[Task], workers: int = 1, stopped: Callable[[], bool] = lambda: False
+) -> Iterator[tuple[int, Any]]:
+    """(number of the task, its scores) as soon as they are known, in any order; once ``stopped()`` is true no
+    other task is begun.
 
-    With several workers each is a process that holds one network at a time; images and curriculum are in memory once. Scores do not
-    depend on their number, but seconds do, where workers share a device. Raises WorkerLost where a worker was killed, and whatever an
-    estimator raises.
+    With several workers each is a process that holds one network at a time; images and curriculum are in
+    memory once. Scores do not depend on their number, but seconds do, where workers share a device. Raises
+    WorkerLost where a worker was killed, and whatever an estimator raises.
     """
     numbered = enumerate(tasks)
     if workers == 1 or not tasks:
@@ -46,7 +49,9 @@ def score_all(tasks: Sequence[Task], workers: int = 1, stopped: Callable[[], boo
             for done in wait(running, return_when=FIRST_COMPLETED).done:
                 yield running.pop(done), done.result()
     except BrokenProcessPool as error:
-        raise WorkerLost("a worker was killed, or ran out of memory; run again to go on, perhaps with fewer workers") from error
+        raise WorkerLost(
+            "a worker was killed, or ran out of memory; run again to go on, perhaps with fewer workers"
+        ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -56,7 +61,8 @@ def _score(network: Any, estimator: Any) -> Any:
 
 
 def _begin(device: str, threads: int) -> None:
-    """What a worker does first: it computes as its parent does, leaves Ctrl-C to it, and does not outlive it."""
+    """What a worker does first: it computes as its parent does, leaves Ctrl-C to it, and does not outlive
+    it."""
     choose(device, threads)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_die_with_parent, daemon=True).start()

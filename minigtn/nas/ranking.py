@@ -1,10 +1,12 @@
 """How well do cheap estimates rank networks? Scores beside a published table's accuracies, with intervals.
 
-    config, estimators = RankConfig(space="nas-bench-macro", networks=100), EstimatorConfig(curriculum="runs/cifar")
-    result = rank(config, estimators, data, Path("table.csv"), Path("runs/rank"))
+    config, estimators = RankConfig(space="nas-bench-macro", networks=100),
+    EstimatorConfig(curriculum="runs/cifar") result = rank(config, estimators, data, Path("table.csv"),
+    Path("runs/rank"))
 
-The folder holds ``config.json``, ``tuning.json``, ``scores.jsonl`` (a line per network and estimator, written as soon as it is known), and
-``rank.json`` and ``report.html``, which follow from these. Imports SciPy when called, not with the package.
+The folder holds ``config.json``, ``tuning.json``, ``scores.jsonl`` (a line per network and estimator, written
+as soon as it is known), and ``rank.json`` and ``report.html``, which follow from these. Imports SciPy when
+called, not with the package.
 """
 
 from __future__ import annotations
@@ -62,16 +64,28 @@ class RankConfig:
     def __post_init__(self) -> None:
         at_least(self, networks=0, seed=0, bootstrap=1, workers=1)
         if not self.estimators or len(set(self.estimators)) < len(self.estimators):
-            raise ValueError(f"estimators must be at least one name, each once, but they are {' '.join(self.estimators) or '(none)'}")
+            raise ValueError(
+                "estimators must be at least one name, each once, but they are "
+                f"{' '.join(self.estimators) or '(none)'}"
+            )
 
 
 def rank(
-    config: RankConfig, estimators: EstimatorConfig, data: Dataset, table: Path, folder: Path, space: Space | None = None, bar: bool = True
+    config: RankConfig,
+    estimators: EstimatorConfig,
+    data: Dataset,
+    table: Path,
+    folder: Path,
+    space: Space | None = None,
+    bar: bool = True,
 ) -> dict[str, Any]:
-    """Score networks of ``table`` (CSV: arch, accuracy) with every estimator, compare, write the folder; resume by calling again.
+    """Score networks of ``table`` (CSV: arch, accuracy) with every estimator, compare, write the folder;
+    resume by calling again.
 
-    Returns the content of ``rank.json``. What is scored stays, also when networks or estimators are added; other changes are a ValueError.
-    Cost: networks * the sum of the estimators' costs, and the tuning of real data. Networks are scored on the device of ``data``.
+    Returns the content of ``rank.json``. What is scored stays, also when networks or estimators are added;
+    other changes are a ValueError.
+    Cost: networks * the sum of the estimators' costs, and the tuning of real data. Networks are scored on the
+    device of ``data``.
     """
     space = spaces.get(config.space) if space is None else space
     truth = read_table(table, config.truth)
@@ -85,11 +99,23 @@ def rank(
             tuning[name] = made[-1].tuning
             write_json(folder / "tuning.json", tuning)
     known = read_metrics(folder / "scores.jsonl")
-    write_atomically(folder / "scores.jsonl", "".join(json.dumps(line) + "\n" for line in known))  # without a line that a kill left torn
+    # without a line that a kill left torn
+    write_atomically(folder / "scores.jsonl", "".join(json.dumps(line) + "\n" for line in known))
     done = {(line["arch"], column) for line in known for column in line["scores"]}
-    networks = [Candidate(arch, space, data, config.seed, estimators.valid_images, estimators.valid_batch) for arch in archs]
-    tasks = [(n, e) for n in networks for e in made if any((n.arch, column) not in done for column in e.columns)]
-    bar_of = partial(tqdm, desc="score", unit="score", initial=len(networks) * len(made) - len(tasks), total=len(networks) * len(made))
+    networks = [
+        Candidate(arch, space, data, config.seed, estimators.valid_images, estimators.valid_batch)
+        for arch in archs
+    ]
+    tasks = [
+        (n, e) for n in networks for e in made if any((n.arch, column) not in done for column in e.columns)
+    ]
+    bar_of = partial(
+        tqdm,
+        desc="score",
+        unit="score",
+        initial=len(networks) * len(made) - len(tasks),
+        total=len(networks) * len(made),
+    )
     with (folder / "scores.jsonl").open("a") as file, deferred_interrupt() as interrupted:
         for i, scores in bar_of(score_all(tasks, config.workers, interrupted.is_set), disable=not bar):
             arch = tasks[i][0].arch
@@ -100,8 +126,13 @@ def rank(
             file.write(json.dumps(line) + "\n")
             file.flush()
     columns = [column for estimator in made for column in estimator.columns]
-    result = compare(read_scores(folder, archs), list(dict.fromkeys(columns)), config.vote, config.bootstrap, config.seed)
-    write_json(folder / "rank.json", result | {"archs": archs, "truth": truth_column(table, config.truth), "config": to_dict(config)})
+    result = compare(
+        read_scores(folder, archs), list(dict.fromkeys(columns)), config.vote, config.bootstrap, config.seed
+    )
+    write_json(
+        folder / "rank.json",
+        result | {"archs": archs, "truth": truth_column(table, config.truth), "config": to_dict(config)},
+    )
     from minigtn.nas import report
 
     report.write(folder)
@@ -109,19 +140,25 @@ def rank(
 
 
 def truth_column(table: Path, name: str = "") -> str:
-    """The name of the table's accuracy column; ValueError where there is none of that name (by default, of the known ones)."""
+    """The name of the table's accuracy column; ValueError where there is none of that name (by default, of
+    the known ones)."""
     with table.open(newline="") as file:
         columns = next(csv.reader(file), [])
     found = [column for column in ([name] if name else TRUTHS) if column in columns]
     if "arch" not in columns or not found:
         wanted = name or f"one of {', '.join(TRUTHS)}"
-        raise ValueError(f"{table} needs a column arch and a column {wanted}, but it has {', '.join(columns) or 'none'}; name one as truth")
+        raise ValueError(
+            f"{table} needs a column arch and a column {wanted}, but it has {', '.join(columns) or 'none'}; "
+            "name one as truth"
+        )
     return found[0]
 
 
 def read_table(table: Path, column: str = "") -> dict[str, float]:
-    """Accuracy of each architecture; ValueError, with the line, for a number that cannot be read or an architecture met twice."""
-    column, truth = truth_column(table, column), {}
+    """Accuracy of each architecture; ValueError, with the line, for a number that cannot be read or an
+    architecture met twice."""
+    column = truth_column(table, column)
+    truth = {}
     with table.open(newline="") as file:
         for number, row in enumerate(csv.DictReader(file), 2):
             try:
@@ -129,7 +166,11 @@ def read_table(table: Path, column: str = "") -> dict[str, float]:
             except (TypeError, ValueError):
                 value = math.nan
             if not math.isfinite(value) or row["arch"] in truth:
-                fault = f"{column} {row[column]!r} is no number" if not math.isfinite(value) else f"{row['arch']} stands there twice"
+                fault = (
+                    f"{column} {row[column]!r} is no number"
+                    if not math.isfinite(value)
+                    else f"{row['arch']} stands there twice"
+                )
                 raise ValueError(f"{table}, line {number}: {fault}")
             truth[row["arch"]] = value
     return truth
@@ -138,16 +179,22 @@ def read_table(table: Path, column: str = "") -> dict[str, float]:
 def draw(truth: dict[str, float], networks: int, seed: int) -> list[str]:
     """``networks`` architectures at random (0: all), such that fewer are the first ones of more."""
     if networks > len(truth):
-        raise ValueError(f"{networks} networks were asked for, but the table has {len(truth)}; give at most that, or 0 for all")
+        raise ValueError(
+            f"{networks} networks were asked for, but the table has {len(truth)}; give at most that, or 0 "
+            "for all"
+        )
     shuffled = np.random.default_rng(seed_for(seed, Purpose.RANKED, 0)).permutation(sorted(truth)).tolist()
     return shuffled[: networks or None]
 
 
 def read_scores(folder: Path, archs: list[str] | None = None) -> list[dict[str, Any]]:
-    """A row per network of a folder's ``scores.jsonl`` (those in ``archs``, in that order): arch, truth, scores and seconds by column."""
+    """A row per network of a folder's ``scores.jsonl`` (those in ``archs``, in that order): arch, truth,
+    scores and seconds by column."""
     rows: dict[str, dict[str, Any]] = {}
     for line in read_metrics(folder / "scores.jsonl"):
-        row = rows.setdefault(line["arch"], {"arch": line["arch"], "truth": line["truth"], "scores": {}, "seconds": {}})
+        row = rows.setdefault(
+            line["arch"], {"arch": line["arch"], "truth": line["truth"], "scores": {}, "seconds": {}}
+        )
         row["scores"] |= line["scores"]
         row["seconds"] |= line["seconds"]
     return [rows[arch] for arch in (rows if archs is None else archs)]
@@ -156,11 +203,15 @@ def read_scores(folder: Path, archs: list[str] | None = None) -> list[dict[str, 
 # ---- statistics ----
 
 
-def compare(rows: list[dict[str, Any]], columns: list[str], vote: tuple[str, ...], bootstrap: int, seed: int) -> dict[str, Any]:
-    """Every column against the truth, on all networks and on the half with the higher truth: value and 95 % interval of each measure.
+def compare(
+    rows: list[dict[str, Any]], columns: list[str], vote: tuple[str, ...], bootstrap: int, seed: int
+) -> dict[str, Any]:
+    """Every column against the truth, on all networks and on the half with the higher truth: value and 95 %
+    interval of each measure.
 
-    A score that is not finite (null) ranks last; they are counted. Intervals: percentiles over ``bootstrap`` resamples of the networks;
-    they say what another draw of networks would change, not what another seed of a network would.
+    A score that is not finite (null) ranks last; they are counted. Intervals: percentiles over ``bootstrap``
+    resamples of the networks; they say what another draw of networks would change, not what another seed of a
+    network would.
     """
     truth = np.array([row["truth"] for row in rows])
     ranks = {column: _ranks(np.array([row["scores"][column] for row in rows], float)) for column in columns}
@@ -172,18 +223,29 @@ def compare(rows: list[dict[str, Any]], columns: list[str], vote: tuple[str, ...
     result: dict[str, Any] = {}
     for column, values in ranks.items():
         lost = sum(row["scores"].get(column, 0.0) is None for row in rows)
-        spent = {"mean": float(seconds[column].mean()), "std": float(seconds[column].std()), "total": float(seconds[column].sum())}
+        spent = {
+            "mean": float(seconds[column].mean()),
+            "std": float(seconds[column].std()),
+            "total": float(seconds[column].sum()),
+        }
         result[column] = {"not_finite": lost, "seconds": spent}
         for part, index in (("all", np.arange(len(rows))), ("better_half", better)):
             result[column][part] = _with_intervals(values[index], truth[index], bootstrap, seed)
-    return {"networks": len(rows), "better_half": len(better), "bootstrap": bootstrap, "vote": list(vote), "columns": result}
+    return {
+        "networks": len(rows),
+        "better_half": len(better),
+        "bootstrap": bootstrap,
+        "vote": list(vote),
+        "columns": result,
+    }
 
 
 def measures(score: Array, truth: Array) -> dict[str, float]:
     """Agreement of scores (n,) with the truth (n,); NaN where all scores, or all truths, are alike.
 
-    spearman, kendall (tau-b) · precision: the fraction of the best tenth by score (rounded up) that is in the best tenth by truth ·
-    regret: the best truth minus that of the best-scored network. Of tied scores each counts with its share.
+    spearman, kendall (tau-b) · precision: the fraction of the best tenth by score (rounded up) that is in the
+    best tenth by truth · regret: the best truth minus that of the best-scored network. Of tied scores each
+    counts with its share.
     """
     from scipy.stats import kendalltau, rankdata
 
@@ -212,14 +274,20 @@ def _with_intervals(score: Array, truth: Array, bootstrap: int, seed: int) -> di
         spread = np.array([each[name] for each in repeated])
         spread = spread[np.isfinite(spread)]
         low, high = np.percentile(spread, (2.5, 97.5)).tolist() if len(spread) else (None, None)
-        result[name] = {"value": value[name] if math.isfinite(value[name]) else None, "low": low, "high": high}
+        result[name] = {
+            "value": value[name] if math.isfinite(value[name]) else None,
+            "low": low,
+            "high": high,
+        }
     return result
 
 
 def _top(values: Array, k: int) -> Array:
-    """How much each of ``values`` (n,) belongs to the k largest: weights in [0, 1] that sum to k; those tied for a place share it."""
+    """How much each of ``values`` (n,) belongs to the k largest: weights in [0, 1] that sum to k; those tied
+    for a place share it."""
     least = np.sort(values)[-k]
-    above, tied = values > least, values == least
+    above = values > least
+    tied = values == least
     return above + tied * ((k - above.sum()) / tied.sum())
 
 

@@ -1,15 +1,20 @@
-"""A study in a database that any number of processes on any number of hosts share: exactly as many trials as asked, each with an
-architecture of its own, whoever is killed. Optuna keeps the trials; who does what follows from three rules over the list of trials alone.
+"""A study in a database that any number of processes on any number of hosts share: exactly as many trials as
+asked, each with an architecture of its own, whoever is killed. Optuna keeps the trials; who does what follows
+from three rules over the list of trials alone.
 
-1. A worker writes its trial, architecture and all, in one transaction, and *then* reads the list. It goes on only if fewer trials with
-   lower numbers are running or complete than were asked for, and none of them has the same architecture; otherwise it withdraws. Numbers
-   are given out in order, so of too many, or of two alike, the later one always sees the earlier.
-2. A worker beats: it counts up an attribute of its trial. A beat that stands still for long, on the clock of whoever watches, marks the
-   trial as failed. Only a running trial can be completed or failed, so a worker that was merely asleep loses its result.
-3. An architecture that has failed, fewer than ``TRIES`` times, and is neither running nor complete, comes before new ones.
+1. A worker writes its trial, architecture and all, in one transaction, and *then* reads the list. It goes on
+   only if fewer trials with lower numbers are running or complete than were asked for, and none of them has
+   the same architecture; otherwise it withdraws. Numbers are given out in order, so of too many, or of two
+   alike, the later one always sees the earlier.
+2. A worker beats: it counts up an attribute of its trial. A beat that stands still for long, on the clock of
+   whoever watches, marks the trial as failed. Only a running trial can be completed or failed, so a worker
+   that was merely asleep loses its result.
+3. An architecture that has failed, fewer than ``TRIES`` times, and is neither running nor complete, comes
+before new ones.
 
-Nothing is queued, so there is nothing to lose: a kill between any two lines leaves a running trial, found by rule 2. (Optuna's own
-heartbeat misses a worker killed before its first beat, a kill between failing and queueing, and exceptions: optuna/optuna#6085.)
+Nothing is queued, so there is nothing to lose: a kill between any two lines leaves a running trial, found by
+rule 2. (Optuna's own heartbeat misses a worker killed before its first beat, a kill between failing and
+queueing, and exceptions: optuna/optuna#6085.)
 """
 
 from __future__ import annotations
@@ -29,7 +34,8 @@ from minigtn.runs.settings import require_same
 TRIES = 3  # of an architecture that fails, before it is given up
 BEATS = 6  # that a worker may miss
 
-History = list[tuple[str, float]]  # finished architectures with their scores, in the order in which they were first proposed
+# finished architectures with their scores, in the order in which they were first proposed
+History = list[tuple[str, float]]
 
 
 class SearchStopped(RuntimeError):
@@ -37,7 +43,8 @@ class SearchStopped(RuntimeError):
 
 
 class Claim(NamedTuple):
-    """A running trial of this worker, by Optuna's id; ``valid_batch`` is smaller than usual where memory ran out before."""
+    """A running trial of this worker, by Optuna's id; ``valid_batch`` is smaller than usual where memory ran
+    out before."""
 
     trial: int
     arch: str
@@ -47,18 +54,24 @@ class Claim(NamedTuple):
 class Study:
     """One worker's view of the study ``name`` in the database at ``url``, opened or created.
 
-    ``settings`` (JSON) are kept with it; ValueError where others are kept already, or where the database cannot be opened.
+    ``settings`` (JSON) are kept with it; ValueError where others are kept already, or where the database
+    cannot be opened.
     """
 
     def __init__(self, url: str, name: str, trials: int, heartbeat: float, settings: dict[str, Any]) -> None:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self.name, self.wanted, self.heartbeat = name, trials, heartbeat
+        self.name = name
+        self.wanted = trials
+        self.heartbeat = heartbeat
         self._storage = _open(url)
-        self._study = optuna.create_study(study_name=name, storage=self._storage, direction="maximize", load_if_exists=True)
+        self._study = optuna.create_study(
+            study_name=name, storage=self._storage, direction="maximize", load_if_exists=True
+        )
         self._id = self._storage.get_study_id_from_name(name)
-        self._beats: dict[int, tuple[int, float]] = {}  # trial's number: its beat, and when that was first seen
+        # trial's number: its beat, and when that was first seen
+        self._beats: dict[int, tuple[int, float]] = {}
         saved = self.recall("settings")
         if saved is None:
             self.remember("settings", settings)
@@ -92,11 +105,14 @@ class Study:
             elif now - since > BEATS * self.heartbeat:
                 self.end(trial._trial_id, "FAIL", error="lost: its worker gave no sign of life")
 
-    def claim(self, trials: list[Any], space: Space, propose: Callable[[History, set[str]], str], valid_batch: int) -> Claim | None:
-        """Rules 1 and 3, given the list of trials: a trial to run, or None where all that were asked for are taken.
+    def claim(
+        self, trials: list[Any], space: Space, propose: Callable[[History, set[str]], str], valid_batch: int
+    ) -> Claim | None:
+        """Rules 1 and 3, given the list of trials: a trial to run, or None where all that were asked for are
+        taken.
 
-        ``propose(history, known)`` is asked for a new architecture where there is none to be tried again. SearchStopped where so
-        many architectures were given up that the fault is hardly theirs.
+        ``propose(history, known)`` is asked for a new architecture where there is none to be tried again.
+        SearchStopped where so many architectures were given up that the fault is hardly theirs.
         """
         from optuna.trial import TrialState, create_trial
 
@@ -109,23 +125,40 @@ class Study:
         given_up = [ts for ts in failed.values() if len(ts) >= TRIES]
         if len(given_up) >= max(10, self.wanted // 10):
             error = given_up[-1][-1].user_attrs.get("error")
-            raise SearchStopped(f"{len(given_up)} architectures failed {TRIES} times each, so the search stops; the last error was {error}")
-        again = [arch for arch, ts in tried.items() if not in_state(ts, "RUNNING", "COMPLETE") and len(failed[arch]) < TRIES]
+            raise SearchStopped(
+                f"{len(given_up)} architectures failed {TRIES} times each, so the search stops; the last "
+                f"error was {error}"
+            )
+        again = [
+            arch
+            for arch, ts in tried.items()
+            if not in_state(ts, "RUNNING", "COMPLETE") and len(failed[arch]) < TRIES
+        ]
         history = [(arch, t.value) for arch, ts in tried.items() for t in in_state(ts, "COMPLETE")]
         arch = again[0] if again else propose(history, set(tried))
-        valid_batch = min((t.user_attrs["next_batch"] for t in failed.get(arch, ()) if "next_batch" in t.user_attrs), default=valid_batch)
-        attrs = {"arch": arch, "beat": 0, "worker": f"{socket.gethostname()}:{os.getpid()}", "valid_batch": valid_batch}
+        valid_batch = min(
+            (t.user_attrs["next_batch"] for t in failed.get(arch, ()) if "next_batch" in t.user_attrs),
+            default=valid_batch,
+        )
+        attrs = {
+            "arch": arch,
+            "beat": 0,
+            "worker": f"{socket.gethostname()}:{os.getpid()}",
+            "valid_batch": valid_batch,
+        }
         attrs |= {"params": space.params(arch), "flops": space.flops(arch)}
         mine = create_trial(state=TrialState.RUNNING, user_attrs=attrs, **parameters(space, arch))
         trial_id = self._storage.create_new_trial(self._id, mine)
-        number, now = self._storage.get_trial_number_from_id(trial_id), self.trials()
+        number = self._storage.get_trial_number_from_id(trial_id)
+        now = self.trials()
         if _admitted((t for t in now if t.number < number), self.wanted, arch):
             return Claim(trial_id, arch, valid_batch)
         self.end(trial_id, "PRUNED", error="withdrawn: another worker was faster")
         return None
 
     def end(self, trial: int, state: str, value: float | None = None, **attrs: Any) -> None:
-        """Finish a running trial as COMPLETE, FAIL or PRUNED; where it is finished already, by whomever, nothing happens."""
+        """Finish a running trial as COMPLETE, FAIL or PRUNED; where it is finished already, by whomever,
+        nothing happens."""
         from optuna.exceptions import UpdateFinishedTrialError
         from optuna.trial import TrialState
 
@@ -156,13 +189,16 @@ class Study:
 
 
 def in_state(trials: Iterable[Any], *states: str) -> list[Any]:
-    """Those of the trials that are in one of Optuna's states: RUNNING, COMPLETE, FAIL, PRUNED (here: withdrawn or stopped)."""
+    """Those of the trials that are in one of Optuna's states: RUNNING, COMPLETE, FAIL, PRUNED (here:
+    withdrawn or stopped)."""
     return [trial for trial in trials if trial.state.name in states]
 
 
 def failures(trials: Iterable[Any]) -> dict[str, int]:
     """How often each kind of failure was met."""
-    return dict(Counter(trial.user_attrs.get("error", "lost").split(":")[0] for trial in in_state(trials, "FAIL")))
+    return dict(
+        Counter(trial.user_attrs.get("error", "lost").split(":")[0] for trial in in_state(trials, "FAIL"))
+    )
 
 
 def parameters(space: Space, arch: str) -> dict[str, Any]:
@@ -171,7 +207,9 @@ def parameters(space: Space, arch: str) -> dict[str, Any]:
 
     return {
         "params": dict(space.to_choices(arch)),
-        "distributions": {name: CategoricalDistribution(list(options)) for name, options in space.choices.items()},
+        "distributions": {
+            name: CategoricalDistribution(list(options)) for name, options in space.choices.items()
+        },
     }
 
 
@@ -182,8 +220,8 @@ def _admitted(trials: Iterable[Any], wanted: int, arch: str | None = None) -> bo
 
 
 def _open(url: str) -> Any:
-    """Optuna's storage at ``url``. On SQLite every transaction takes the lock at its start: Optuna reads a trial's state and then writes
-    it, which two processes must not do at once (PostgreSQL locks the row)."""
+    """Optuna's storage at ``url``. On SQLite every transaction takes the lock at its start: Optuna reads a
+    trial's state and then writes it, which two processes must not do at once (PostgreSQL locks the row)."""
     import optuna
     import sqlalchemy
 
@@ -199,12 +237,17 @@ def _open(url: str) -> Any:
                 continue
             cause = str(error.__cause__ or error).strip().splitlines()[0]
             raise ValueError(
-                f"cannot open the study's database {_public(url)} ({cause}); is its server running, and its driver installed?"
+                f"cannot open the study's database {_public(url)} ({cause}); is its server running, and its "
+                "driver installed?"
             ) from error
     if sqlite:
         storage.engine.dispose()
-        sqlalchemy.event.listen(storage.engine, "connect", lambda connection, _: setattr(connection, "isolation_level", None))
-        sqlalchemy.event.listen(storage.engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+        sqlalchemy.event.listen(
+            storage.engine, "connect", lambda connection, _: setattr(connection, "isolation_level", None)
+        )
+        sqlalchemy.event.listen(
+            storage.engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE")
+        )
     return storage
 
 

@@ -9,11 +9,13 @@ from torch import Tensor, nn
 
 
 def synflow(module: nn.Module, image: Tensor) -> float:
-    """log sum abs(w * dR/dw), where R is the sum of the logits for an image of ones when all weights are their absolute values.
+    """log sum abs(w * dR/dw), where R is the sum of the logits for an image of ones when all weights are
+    their absolute values.
 
-    ``image`` (1, C, H, W) gives shape and device only. Tanaka et al. 2020 (arXiv 2006.05467); as Abdelfattah et al. 2021 (arXiv 2101.08134)
-    have it for ranking: in float64, without batch normalization, weights of convolutions and dense layers only. Departure: the logarithm,
-    which leaves the ranks as they are. Memory: the network and its gradients in float64. Afterwards the module is of no other use.
+    ``image`` (1, C, H, W) gives shape and device only. Tanaka et al. 2020 (arXiv 2006.05467); as Abdelfattah
+    et al. 2021 (arXiv 2101.08134) have it for ranking: in float64, without batch normalization, weights of
+    convolutions and dense layers only. Departure: the logarithm, which leaves the ranks as they are. Memory:
+    the network and its gradients in float64. Afterwards the module is of no other use.
     """
     module.double()
     for parent in list(module.modules()):
@@ -24,7 +26,9 @@ def synflow(module: nn.Module, image: Tensor) -> float:
         for parameter in module.parameters():
             parameter.abs_()
     module(torch.ones_like(image, dtype=torch.float64)).sum().backward()
-    flows = [(p.detach() * p.grad).abs().sum() for p in module.parameters() if p.dim() > 1 and p.grad is not None]
+    flows = [
+        (p.detach() * p.grad).abs().sum() for p in module.parameters() if p.dim() > 1 and p.grad is not None
+    ]
     return torch.stack(flows).sum().log().item()
 
 
@@ -32,8 +36,8 @@ def synflow(module: nn.Module, image: Tensor) -> float:
 def naswot(module: nn.Module, images: Tensor) -> float:
     """log abs det K; K[i, j] counts the ReLU units that images i and j (of N, C, H, W) switch alike.
 
-    Mellor et al. 2021 (arXiv 2006.04647). Memory: one ReLU's 0/1 codes (N, units) in float32. Raises ValueError for a network without
-    nn.ReLU; minus infinity where two images switch all units alike.
+    Mellor et al. 2021 (arXiv 2006.04647). Memory: one ReLU's 0/1 codes (N, units) in float32. Raises
+    ValueError for a network without nn.ReLU; minus infinity where two images switch all units alike.
     """
     alike = torch.zeros(len(images), len(images), dtype=torch.float64, device=images.device)
 
@@ -43,7 +47,9 @@ def naswot(module: nn.Module, images: Tensor) -> float:
 
     relus = [part for part in module.modules() if isinstance(part, nn.ReLU | nn.ReLU6)]
     if not relus:
-        raise ValueError("naswot counts the units of nn.ReLU modules, and this network has none; leave naswot out")
+        raise ValueError(
+            "naswot counts the units of nn.ReLU modules, and this network has none; leave naswot out"
+        )
     for relu in relus:
         relu.register_forward_hook(count)
     module(images)

@@ -1,5 +1,5 @@
-"""The learners that a curriculum is judged on, :data:`LEARNERS`: some scaled from the run's own, some of families that
-:mod:`minigtn.networks.sampling` never makes."""
+"""The learners that a curriculum is judged on, :data:`LEARNERS`: some scaled from the run's own, some of
+families that :mod:`minigtn.networks.sampling` never makes."""
 
 from __future__ import annotations
 
@@ -26,12 +26,20 @@ class Entry:
 
 
 def _like_base(about: str, change: Callable[[LearnerConfig], dict[str, object]]) -> Entry:
-    return Entry(about, True, lambda base, shape, classes: Learner(dataclasses.replace(base, **change(base)), shape, classes))  # type: ignore[arg-type]
+    return Entry(
+        about,
+        True,
+        lambda base, shape, classes: Learner(dataclasses.replace(base, **change(base)), shape, classes),
+    )  # type: ignore[arg-type]
 
 
 def _module(about: str, make: Callable[[int, int, int], nn.Module]) -> Entry:
     """``make(channels, height, classes)``."""
-    return Entry(about, False, lambda base, shape, classes: ModuleLearner(lambda: make(shape[0], shape[1], classes), shape))
+    return Entry(
+        about,
+        False,
+        lambda base, shape, classes: ModuleLearner(lambda: make(shape[0], shape[1], classes), shape),
+    )
 
 
 def _times(sizes: tuple[int, ...], factor: float) -> tuple[int, ...]:
@@ -61,7 +69,8 @@ class Transposed(nn.Sequential):
 
 
 class Tokens(nn.Module):
-    """Images as patches (N, L, D) with a learned position each; the last rows and columns that fill no patch are left out."""
+    """Images as patches (N, L, D) with a learned position each; the last rows and columns that fill no patch
+    are left out."""
 
     def __init__(self, channels: int, size: int, patch: int, width: int) -> None:
         super().__init__()
@@ -80,22 +89,37 @@ class Mean(nn.Module):
 
 
 def residual(channels: int, size: int, classes: int) -> nn.Module:
-    """A ResNet with two blocks at 16 and at 32 channels each (He et al. 2016), pre-activation, in batch statistics."""
+    """A ResNet with two blocks at 16 and at 32 channels each (He et al. 2016), pre-activation, in batch
+    statistics."""
 
     def block(width: int) -> Residual:
         conv = [nn.Conv2d(width, width, 3, padding=1, bias=False) for _ in range(2)]
         return Residual(_norm(width), nn.ReLU(), conv[0], _norm(width), nn.ReLU(), conv[1])
 
-    stem, down = nn.Conv2d(channels, 16, 3, stride=1 if size < 16 else 2, padding=1), nn.Conv2d(16, 32, 3, stride=2, padding=1)
+    stem = nn.Conv2d(channels, 16, 3, stride=1 if size < 16 else 2, padding=1)
+    down = nn.Conv2d(16, 32, 3, stride=2, padding=1)
     pool = (nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    return nn.Sequential(stem, block(16), block(16), down, block(32), block(32), _norm(32), nn.ReLU(), *pool, nn.Linear(32, classes))
+    return nn.Sequential(
+        stem,
+        block(16),
+        block(16),
+        down,
+        block(32),
+        block(32),
+        _norm(32),
+        nn.ReLU(),
+        *pool,
+        nn.Linear(32, classes),
+    )
 
 
 def depthwise(channels: int, size: int, classes: int) -> nn.Module:
-    """Depthwise-separable convolutions (MobileNet, Howard et al. 2017), 16-32-64 channels, global average pooling."""
+    """Depthwise-separable convolutions (MobileNet, Howard et al. 2017), 16-32-64 channels, global average
+    pooling."""
 
     def separable(inside: int, outside: int, stride: int) -> list[nn.Module]:
-        depth, point = nn.Conv2d(inside, inside, 3, stride, 1, groups=inside, bias=False), nn.Conv2d(inside, outside, 1, bias=False)
+        depth = nn.Conv2d(inside, inside, 3, stride, 1, groups=inside, bias=False)
+        point = nn.Conv2d(inside, outside, 1, bias=False)
         return [depth, _norm(inside), nn.ReLU(), point, _norm(outside), nn.ReLU()]
 
     stem = [nn.Conv2d(channels, 16, 3, padding=1, bias=False), _norm(16), nn.ReLU()]
@@ -104,20 +128,42 @@ def depthwise(channels: int, size: int, classes: int) -> nn.Module:
 
 
 def lenet(channels: int, size: int, classes: int) -> nn.Module:
-    """LeNet-5 (LeCun et al. 1998): tanh, average pooling, 6-16 channels, 120-84 units, no normalization; padded 5x5 kernels throughout."""
-    conv = (nn.Conv2d(channels, 6, 5, padding=2), nn.Tanh(), nn.AvgPool2d(2), nn.Conv2d(6, 16, 5, padding=2), nn.Tanh(), nn.AvgPool2d(2))
-    dense = (nn.Linear(16 * (size // 4) ** 2, 120), nn.Tanh(), nn.Linear(120, 84), nn.Tanh(), nn.Linear(84, classes))
+    """LeNet-5 (LeCun et al. 1998): tanh, average pooling, 6-16 channels, 120-84 units, no normalization;
+    padded 5x5 kernels throughout."""
+    conv = (
+        nn.Conv2d(channels, 6, 5, padding=2),
+        nn.Tanh(),
+        nn.AvgPool2d(2),
+        nn.Conv2d(6, 16, 5, padding=2),
+        nn.Tanh(),
+        nn.AvgPool2d(2),
+    )
+    dense = (
+        nn.Linear(16 * (size // 4) ** 2, 120),
+        nn.Tanh(),
+        nn.Linear(120, 84),
+        nn.Tanh(),
+        nn.Linear(84, classes),
+    )
     return nn.Sequential(*conv, nn.Flatten(), *dense)
 
 
 def mixer(channels: int, size: int, classes: int) -> nn.Module:
-    """MLP-mixer (Tolstikhin et al. 2021): two blocks, tokens of 64 numbers for patches of 4x4 pixels (2x2 below 16x16)."""
-    patch, D = 2 if size < 16 else 4, 64
-    L, blocks = (size // patch) ** 2, []
+    """MLP-mixer (Tolstikhin et al. 2021): two blocks, tokens of 64 numbers for patches of 4x4 pixels (2x2
+    below 16x16)."""
+    patch = 2 if size < 16 else 4
+    D = 64
+    L = (size // patch) ** 2
+    blocks = []
     for _ in range(2):
         between = Transposed(nn.Linear(L, 2 * L), nn.GELU(), nn.Linear(2 * L, L))
-        blocks += [Residual(nn.LayerNorm(D), between), Residual(nn.LayerNorm(D), nn.Linear(D, 2 * D), nn.GELU(), nn.Linear(2 * D, D))]
-    return nn.Sequential(Tokens(channels, size, patch, D), *blocks, nn.LayerNorm(D), Mean(), nn.Linear(D, classes))
+        blocks += [
+            Residual(nn.LayerNorm(D), between),
+            Residual(nn.LayerNorm(D), nn.Linear(D, 2 * D), nn.GELU(), nn.Linear(2 * D, D)),
+        ]
+    return nn.Sequential(
+        Tokens(channels, size, patch, D), *blocks, nn.LayerNorm(D), Mean(), nn.Linear(D, classes)
+    )
 
 
 LEARNERS: dict[str, Entry] = {
@@ -135,4 +181,5 @@ LEARNERS: dict[str, Entry] = {
     "depthwise": _module("depthwise-separable", depthwise),
     "mixer": _module("MLP-mixer", mixer),
 }  # fmt: skip
-"""The rows of the transfer matrix by name. The first ones are scaled from the run's learner; the modules are small and the same for all."""
+"""The rows of the transfer matrix by name. The first ones are scaled from the run's learner; the modules are
+small and the same for all."""

@@ -11,10 +11,11 @@ role                  shape                         meaning
 ``norm_scale``        (out,)                        only with ``norm="batch"``
 ====================  ============================  =========================================================
 
-Sources: weight normalization and mean-only batch normalization, Salimans & Kingma 2016 (arXiv 1602.07868, sections 2 and 3);
-their place in a GTN, Such et al. 2019 (arXiv 1912.07768). Departure: 1e-12 under the square root of ``|direction|``, so that
-a zero direction has a finite second derivative. All statistics are those of the batch at hand: no running state, so a learner is
-a pure function, and predictions depend (slightly) on the batch an image is evaluated in.
+Sources: weight normalization and mean-only batch normalization, Salimans & Kingma 2016 (arXiv 1602.07868,
+sections 2 and 3); their place in a GTN, Such et al. 2019 (arXiv 1912.07768). Departure: 1e-12 under the
+square root of ``|direction|``, so that a zero direction has a finite second derivative. All statistics are
+those of the batch at hand: no running state, so a learner is a pure function, and predictions depend
+(slightly) on the batch an image is evaluated in.
 """
 
 from __future__ import annotations
@@ -46,12 +47,15 @@ def init_layer(
     scale: float = 1.0,
     dtype: torch.dtype = torch.float32,
 ) -> Params:
-    """Fresh weights of one dense ``(out, in)`` or conv ``(out, in, 3, 3)`` layer, on the CPU, reproducible from ``rng``.
+    """Fresh weights of one dense ``(out, in)`` or conv ``(out, in, 3, 3)`` layer, on the CPU, reproducible
+    from ``rng``.
 
-    Weights are normal with standard deviation ``scale * sqrt(2 / fan_in)`` (He et al. 2015); with weight normalization the
-    initial ``gain`` is the length of the direction, so both kinds start as the same function. Biases start at zero.
+    Weights are normal with standard deviation ``scale * sqrt(2 / fan_in)`` (He et al. 2015); with weight
+    normalization the initial ``gain`` is the length of the direction, so both kinds start as the same
+    function. Biases start at zero.
     """
-    out, fan_in = shape[0], math.prod(shape[1:])
+    out = shape[0]
+    fan_in = math.prod(shape[1:])
     weight = torch.randn(shape, generator=rng, dtype=dtype) * (scale * math.sqrt(2.0 / fan_in))
     params: Params = {}
     if weight_norm:
@@ -66,11 +70,13 @@ def init_layer(
 
 
 def weight(params: Params, name: str) -> Tensor:
-    """The weight of layer ``name``: ``(out, in[, 3, 3])``, weight-normalized if the layer has a direction and a gain."""
+    """The weight of layer ``name``: ``(out, in[, 3, 3])``, weight-normalized if the layer has a direction and
+    a gain."""
     plain = params.get(f"{name}.weight")
     if plain is not None:
         return plain
-    direction, gain = params[f"{name}.direction"], params[f"{name}.gain"]
+    direction = params[f"{name}.direction"]
+    gain = params[f"{name}.gain"]
     length = (direction.flatten(1).square().sum(1) + EPS_DIRECTION).sqrt()  # (out,)
     return direction * (gain / length).view(-1, *[1] * (direction.dim() - 1))
 
@@ -83,16 +89,19 @@ def linear(params: Params, name: str, x: Tensor) -> Tensor:
 def conv3x3(params: Params, name: str, x: Tensor) -> Tensor:
     """``(N, in, H, W) -> (N, out, H, W)``: 3x3, stride 1, zero padding, without the bias.
 
-    The result is channels-last in memory, which max pooling is 4 to 15 times faster with on the CPU (docs/performance.md). The weight
-    decides that, not ``x``: with one channel ``x`` has both formats at once (and so has a weight; that is why it is copied, in a way that
-    torch.func.vmap knows).
+    The result is channels-last in memory, which max pooling is 4 to 15 times faster with on the CPU
+    (docs/performance.md). The weight decides that, not ``x``: with one channel ``x`` has both formats at once
+    (and so has a weight; that is why it is copied, in a way that torch.func.vmap knows).
     """
-    channels_last = weight(params, name).movedim(1, -1).clone(memory_format=torch.contiguous_format).movedim(-1, 1)
+    channels_last = (
+        weight(params, name).movedim(1, -1).clone(memory_format=torch.contiguous_format).movedim(-1, 1)
+    )
     return F.conv2d(x, channels_last, padding=1)
 
 
 def normalize(params: Params, name: str, x: Tensor, norm: Norm) -> Tensor:
-    """Normalize each channel over all other axes of ``x`` (N, channels, ...), then add the layer's bias. Same shape."""
+    """Normalize each channel over all other axes of ``x`` (N, channels, ...), then add the layer's bias. Same
+    shape."""
     axes = [0, *range(2, x.dim())]
     per_channel = (1, -1, *[1] * (x.dim() - 2))
     if norm != "none":
@@ -104,32 +113,39 @@ def normalize(params: Params, name: str, x: Tensor, norm: Norm) -> Tensor:
 
 
 def leaky_relu_(x: Tensor) -> Tensor:
-    """``max(x, 0.1 x)``, written over ``x``: what came before must not need its own result on the way back."""
+    """``max(x, 0.1 x)``, written over ``x``: what came before must not need its own result on the way
+    back."""
     return F.leaky_relu(x, SLOPE, inplace=True)
 
 
 def pool(x: Tensor, kind: Pool) -> Tensor:
-    """Halve height and width: ``max`` is 3x3 stride 2 padding 1 (rounds up), ``average`` is 2x2 stride 2 (rounds down)."""
+    """Halve height and width: ``max`` is 3x3 stride 2 padding 1 (rounds up), ``average`` is 2x2 stride 2
+    (rounds down)."""
     return F.max_pool2d(x, 3, 2, 1) if kind == "max" else F.avg_pool2d(x, 2)
 
 
 def upsampling_kernel(params: Params, name: str) -> Tensor:
-    """The 4x4 kernel ``(in, out, 4, 4)`` with which :func:`upsample_conv3x3` does the work of layer ``name``'s 3x3 kernel."""
+    """The 4x4 kernel ``(in, out, 4, 4)`` with which :func:`upsample_conv3x3` does the work of layer
+    ``name``'s 3x3 kernel."""
     w = weight(params, name)
-    spread = w.new_tensor([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]])  # where x[m] goes, 2m - 1 to 2m + 2, by w0, w1, w2
+    # where x[m] goes, 2m - 1 to 2m + 2, by w0, w1, w2
+    spread = w.new_tensor([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]])
     return torch.einsum("ak,oikl,bl->ioab", spread, w, spread)
 
 
 def upsample_conv3x3(x: Tensor, kernel: Tensor) -> Tensor:
-    """Nearest upsampling to twice the size, reflection padding, a 3x3 convolution without its bias: ``(N, in, H, W) -> (N, out, 2H, 2W)``.
+    """Nearest upsampling to twice the size, reflection padding, a 3x3 convolution without its bias: ``(N, in,
+    H, W) -> (N, out, 2H, 2W)``.
 
-    Every second product of that meets the same pixel twice. Along one axis, output 2m is ``w0 x[m-1] + (w1 + w2) x[m]`` and output 2m + 1
-    is ``(w0 + w1) x[m] + w2 x[m+1]``, and the padding repeats the pixel at the border: a transposed convolution of stride 2 with the
-    ``kernel`` of :func:`upsampling_kernel`, 4/9 of the products and no enlarged copy of ``x``.
+    Every second product of that meets the same pixel twice. Along one axis, output 2m is ``w0 x[m-1] + (w1 +
+    w2) x[m]`` and output 2m + 1 is ``(w0 + w1) x[m] + w2 x[m+1]``, and the padding repeats the pixel at the
+    border: a transposed convolution of stride 2 with the ``kernel`` of :func:`upsampling_kernel`, 4/9 of the
+    products and no enlarged copy of ``x``.
     """
     return F.conv_transpose2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), kernel, stride=2, padding=3)
 
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    """Mean cross entropy of ``logits`` (N, K) against class probabilities ``y`` (N, K) or class numbers ``y`` (N,), a scalar."""
+    """Mean cross entropy of ``logits`` (N, K) against class probabilities ``y`` (N, K) or class numbers ``y``
+    (N,), a scalar."""
     return F.cross_entropy(logits, y)

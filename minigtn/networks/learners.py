@@ -1,8 +1,9 @@
 """The networks that are taught, as pure functions of a dict of weights.
 
-Source: the two learners of Such et al. 2019 in their authors' code, here as one family. ``mnist``: two 3x3 convolutions, each
-followed by pooling, normalization and leaky ReLU, one hidden dense layer, a dense head. ``cifar``: five 3x3 convolutions, pooling
-after the second and the fourth, global average pooling, a dense head.
+Source: the two learners of Such et al. 2019 in their authors' code, here as one family. ``mnist``: two 3x3
+convolutions, each followed by pooling, normalization and leaky ReLU, one hidden dense layer, a dense head.
+``cifar``: five 3x3 convolutions, pooling after the second and the fourth, global average pooling, a dense
+head.
 """
 
 from __future__ import annotations
@@ -30,16 +31,20 @@ from minigtn.networks.layers import (
 
 
 class Classifier(Protocol):
-    """Anything that can be taught: makes fresh weights from a seed, and logits (B, K) of images (B, C, H, W) from weights. Pure."""
+    """Anything that can be taught: makes fresh weights from a seed, and logits (B, K) of images (B, C, H, W)
+    from weights. Pure."""
 
-    def init(self, seed: int, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Params: ...
+    def init(
+        self, seed: int, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    ) -> Params: ...
 
     def __call__(self, params: Params, x: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True)
 class LearnerLoss:
-    """``loss(params, (x, y))``: mean cross entropy of the learner. Equal learners make equal losses, as CUDA graphs want."""
+    """``loss(params, (x, y))``: mean cross entropy of the learner. Equal learners make equal losses, as CUDA
+    graphs want."""
 
     learner: Classifier
 
@@ -53,7 +58,9 @@ class InBfloat16:
 
     learner: Classifier
 
-    def init(self, seed: int, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Params:
+    def init(
+        self, seed: int, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    ) -> Params:
         return self.learner.init(seed, dtype=dtype, device=device)
 
     def __call__(self, params: Params, x: Tensor) -> Tensor:
@@ -91,16 +98,22 @@ class LearnerConfig:
         if min((*self.channels, *self.hidden), default=1) < 1:
             raise ValueError(f"widths must be positive, not channels={self.channels}, hidden={self.hidden}")
         if not self.head_scale > 0:
-            raise ValueError(f"head_scale must be positive (a head that starts at zero gets no gradient), not {self.head_scale}")
+            raise ValueError(
+                "head_scale must be positive (a head that starts at zero gets no gradient), not "
+                f"{self.head_scale}"
+            )
 
 
 MNIST_LEARNER = LearnerConfig()
-CIFAR_LEARNER = LearnerConfig(channels=(64, 64, 128, 128, 256), pool_after=(2, 4), hidden=(), global_pool=True)
+CIFAR_LEARNER = LearnerConfig(
+    channels=(64, 64, 128, 128, 256), pool_after=(2, 4), hidden=(), global_pool=True
+)
 
 
 @dataclass(frozen=True)
 class Learner:
-    """``logits = learner(params, x)``: ``x`` (N, C, H, W) -> (N, K). Holds no weights; :meth:`init` makes fresh ones."""
+    """``logits = learner(params, x)``: ``x`` (N, C, H, W) -> (N, K). Holds no weights; :meth:`init` makes
+    fresh ones."""
 
     config: LearnerConfig
     image_shape: tuple[int, int, int]
@@ -118,9 +131,12 @@ class Learner:
             channels = out
             if i in self.config.pool_after:
                 up = self.config.pool == "max"
-                height, width = (height + up) // 2, (width + up) // 2
+                height = (height + up) // 2
+                width = (width + up) // 2
         if height < 1 or width < 1:
-            raise ValueError(f"images of {self.image_shape} are too small for pooling after {self.config.pool_after}")
+            raise ValueError(
+                f"images of {self.image_shape} are too small for pooling after {self.config.pool_after}"
+            )
         features = channels if self.config.global_pool else channels * height * width
         for i, out in enumerate(self.config.hidden, 1):
             shapes[f"dense{i}"] = (out, features)
@@ -128,7 +144,9 @@ class Learner:
         shapes["head"] = (self.n_classes, features)
         return shapes
 
-    def init(self, seed: int, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Params:
+    def init(
+        self, seed: int, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    ) -> Params:
         """Fresh weights from ``seed``: the same numbers on every device (they are drawn on the CPU)."""
         rng = torch.Generator().manual_seed(seed)
         params: Params = {}

@@ -40,7 +40,8 @@ def sample(base: LearnerConfig, seed: int) -> LearnerConfig:
                   one hidden layer at least
     ============  ==================================================================================================================
 
-    Valid for every image that ``base`` is valid for. Arithmetic: at most 1.6 times that of ``base`` for the presets.
+    Valid for every image that ``base`` is valid for. Arithmetic: at most 1.6 times that of ``base`` for the
+    presets.
     """
     draws = iter(np.random.SeedSequence(seed).generate_state(6, np.uint64).tolist())
 
@@ -50,7 +51,11 @@ def sample(base: LearnerConfig, seed: int) -> LearnerConfig:
     layers = len(base.channels)
     depth = pick((0, max(layers - 1, 1), layers, layers, layers + 1)) if layers else 0
     widths = [width for width in WIDTHS if width <= 1 or depth <= layers]
-    width, pool, norm, weight_norm, head = pick(widths), pick(("max", "average")), pick(NORMS), pick((True, False)), pick(HEADS)
+    width = pick(widths)
+    pool = pick(("max", "average"))
+    norm = pick(NORMS)
+    weight_norm = pick((True, False))
+    head = pick(HEADS)
     hidden = base.hidden if head in ("base", "half") else ()
     if not depth and not hidden:
         hidden = base.hidden or base.channels[-1:]
@@ -72,7 +77,8 @@ def sample(base: LearnerConfig, seed: int) -> LearnerConfig:
 
 @dataclass(frozen=True)
 class ModuleLearner:
-    """A torch module as a :class:`~minigtn.networks.learners.Classifier`: ``make()`` builds it with fresh weights; no buffers, no dropout."""
+    """A torch module as a :class:`~minigtn.networks.learners.Classifier`: ``make()`` builds it with fresh
+    weights; no buffers, no dropout."""
 
     make: Callable[[], nn.Module]
     image_shape: tuple[int, int, int]
@@ -89,8 +95,11 @@ class ModuleLearner:
             torch.manual_seed(seed)
             return self.make()
 
-    def init(self, seed: int, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Params:
-        """Fresh weights from ``seed``, drawn on the CPU as the module does it; torch's own random state stays as it was."""
+    def init(
+        self, seed: int, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    ) -> Params:
+        """Fresh weights from ``seed``, drawn on the CPU as the module does it; torch's own random state stays
+        as it was."""
         return {name: p.detach().to(device, dtype) for name, p in self._fresh(seed).named_parameters()}
 
     def __call__(self, params: Params, x: Tensor) -> Tensor:
@@ -100,5 +109,6 @@ class ModuleLearner:
 
 def from_space(space: Space, seed: int, image_shape: tuple[int, int, int], n_classes: int) -> ModuleLearner:
     """A random network of a search space as a learner; the same for the same seed, on every machine."""
-    arch, channels = space.sample(seed), image_shape[0]
+    arch = space.sample(seed)
+    channels = image_shape[0]
     return ModuleLearner(lambda: space.build(arch, n_classes=n_classes, in_channels=channels), image_shape)

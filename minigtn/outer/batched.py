@@ -4,9 +4,10 @@
     trained = sgd(cohort.loss, cohort.start(), (x, y), lr, momentum)         # N training runs, independent of each other
     losses = [loss(learner, p) for p in cohort.members(trained)]
 
-Learner i's weights enter the i-th term of the sum alone, so their gradient is that of its own run: nothing about
-:func:`minigtn.sgd` or its adjoints changes. The gradient by what the learners share (the curriculum, lr, momentum) is the sum over them;
-divide by N for a mean. Learners of different architectures, or with step sizes of their own, cannot be stacked.
+Learner i's weights enter the i-th term of the sum alone, so their gradient is that of its own run: nothing
+about :func:`minigtn.sgd` or its adjoints changes. The gradient by what the learners share (the curriculum,
+lr, momentum) is the sum over them; divide by N for a mean. Learners of different architectures, or with step
+sizes of their own, cannot be stacked.
 """
 
 from __future__ import annotations
@@ -29,9 +30,10 @@ TOGETHER = 32  # learners in one pass, where that pays
 class SumOfLosses:
     """``loss(params, (x, y))``: the sum over N stacked learners of the mean cross entropy of each, a scalar.
 
-    ``params`` (N, ...) each. One batch for all: x (B, C, H, W), y (B, K) class probabilities or (B,) class numbers; or a batch of its own
-    for each: x (N, B, C, H, W), y (N, B[, K]). Memory: N times that of one learner. Equal learners make equal losses (``==``), as
-    CUDA graphs want. Do not use it for one learner, nor where :func:`most_together` says 1: the convolutions become grouped ones.
+    ``params`` (N, ...) each. One batch for all: x (B, C, H, W), y (B, K) class probabilities or (B,) class
+    numbers; or a batch of its own for each: x (N, B, C, H, W), y (N, B[, K]). Memory: N times that of one
+    learner. Equal learners make equal losses (``==``), as CUDA graphs want. Do not use it for one learner,
+    nor where :func:`most_together` says 1: the convolutions become grouped ones.
     """
 
     learner: Classifier
@@ -46,7 +48,8 @@ class SumOfLosses:
 
 @dataclass(frozen=True)
 class Cohort:
-    """Fresh learners of one architecture that are trained in one pass, one for each of the ``seeds``; one alone is not stacked."""
+    """Fresh learners of one architecture that are trained in one pass, one for each of the ``seeds``; one
+    alone is not stacked."""
 
     learner: Classifier
     seeds: Sequence[int]
@@ -90,8 +93,8 @@ def cohorts(learner: Classifier, seeds: Iterable[int], device: torch.device) -> 
 def most_together(device: torch.device) -> int:
     """How many learners to train in one pass on this device; 1: one after the other.
 
-    On a GPU small learners leave it idle, so many. On a CPU grouped convolutions lose what fewer calls win: 5 learners of
-    the preset digits took 0.92 of the CPU time of one after the other (the meta-gradient of 4: 0.95), 5 of mnist-small 1.40; dense ones
-    do gain (4 on 8x8 images: 0.50; medians of 5, one thread).
+    On a GPU small learners leave it idle, so many. On a CPU grouped convolutions lose what fewer calls win: 5
+    learners of the preset digits took 0.92 of the CPU time of one after the other (the meta-gradient of 4:
+    0.95), 5 of mnist-small 1.40; dense ones do gain (4 on 8x8 images: 0.50; medians of 5, one thread).
     """
     return TOGETHER if device.type == "cuda" else 1

@@ -1,7 +1,8 @@
 """How good is a curriculum? Fresh learners on it, beside fresh learners on real data with tuned step sizes.
 
-Validation data choose (the teacher, the real arm's learning rate and momentum); test data are read once, by :func:`final_evaluation`
-(and by :func:`minigtn.studies.transfer.transfer`, the same judgement with other learners).
+Validation data choose (the teacher, the real arm's learning rate and momentum); test data are read once, by
+:func:`final_evaluation` (and by :func:`minigtn.studies.transfer.transfer`, the same judgement with other
+learners).
 """
 
 from __future__ import annotations
@@ -32,27 +33,35 @@ FINALISTS = 5  # settings of (lr, momentum), best with as many steps, that are t
 TIMED_RUNS = 5
 
 CurriculumSource = Curriculum | Callable[[int], Curriculum]
-"""What learners are shown: one curriculum, or that of the learner with this seed (a teacher that draws something anew for every one)."""
+"""What learners are shown: one curriculum, or that of the learner with this seed (a teacher that draws
+something anew for every one)."""
 
 
 @torch.inference_mode()
 def accuracy(learner: Classifier, params: Params, split: Split) -> Tensor:
     """Fraction of ``split`` that is classified correctly, a scalar tensor."""
-    params = {name: p.contiguous(memory_format=torch.channels_last) if p.dim() == 4 else p for name, p in params.items()}
+    params = {
+        name: p.contiguous(memory_format=torch.channels_last) if p.dim() == 4 else p
+        for name, p in params.items()
+    }
     chunks = zip(split.x.split(EVALUATION_BATCH), split.y.split(EVALUATION_BATCH), strict=True)
     hits = torch.stack([(learner(params, x).argmax(1) == y).sum() for x, y in chunks])
     return hits.sum() / len(split.y)
 
 
 def reading_steps(steps: int, every: int | None = None) -> list[int]:
-    """After which of T inner ``steps`` an accuracy curve is read: 1, 2, 4, 8, ... and T; or every k-th and T."""
-    return [*(range(every, steps, every) if every else (2**i for i in range((steps - 1).bit_length()))), steps]
+    """After which of T inner ``steps`` an accuracy curve is read: 1, 2, 4, 8, ... and T; or every k-th and
+    T."""
+    return [
+        *(range(every, steps, every) if every else (2**i for i in range((steps - 1).bit_length()))),
+        steps,
+    ]
 
 
 @torch.no_grad()
 def accuracy_curves(cohort: Cohort, data: TrainingData, split: Split, every: int | None = None) -> Tensor:
-    """Train fresh learners in one pass; their accuracy on ``split`` at :func:`reading_steps`: (n, readings). With more than one,
-    ``x`` may be (T, n, B, ...) and ``y`` (T, n, B[, K]): own batches.
+    """Train fresh learners in one pass; their accuracy on ``split`` at :func:`reading_steps`: (n, readings).
+    With more than one, ``x`` may be (T, n, B, ...) and ``y`` (T, n, B[, K]): own batches.
 
     Time: n*T training steps, and n passes over ``split`` for each reading.
     """
@@ -64,7 +73,15 @@ def accuracy_curves(cohort: Cohort, data: TrainingData, split: Split, every: int
             readings.append(torch.stack([accuracy(cohort.learner, p, split) for p in cohort.members(params)]))
 
     start = cohort.start(data.x.dtype, data.x.device)
-    sgd(cohort.loss, start, (data.x, data.y), data.lr, data.momentum, optimizer=data.optimizer, after_step=read)
+    sgd(
+        cohort.loss,
+        start,
+        (data.x, data.y),
+        data.lr,
+        data.momentum,
+        optimizer=data.optimizer,
+        after_step=read,
+    )
     return torch.stack(readings, 1)
 
 
@@ -74,14 +91,21 @@ def real_batches(train: Split, steps: int, batch_size: int, seed: int) -> tuple[
 
 
 def taught_curves(
-    learner: Classifier, taught: CurriculumSource, split: Split, seeds: Iterable[int], every: int | None = None
+    learner: Classifier,
+    taught: CurriculumSource,
+    split: Split,
+    seeds: Iterable[int],
+    every: int | None = None,
 ) -> Tensor:
-    """Accuracy curves (n, readings) of fresh learners on the curriculum, one per seed; one by one where each is taught its own."""
+    """Accuracy curves (n, readings) of fresh learners on the curriculum, one per seed; one by one where each
+    is taught its own."""
     if callable(taught):
         alone = ((Cohort(learner, [seed]), taught(seed)) for seed in seeds)
     else:
         alone = ((cohort, taught) for cohort in cohorts(learner, seeds, split.x.device))
-    return torch.cat([accuracy_curves(cohort, curriculum.training_data, split, every) for cohort, curriculum in alone])
+    return torch.cat(
+        [accuracy_curves(cohort, curriculum.training_data, split, every) for cohort, curriculum in alone]
+    )
 
 
 def real_curves(
@@ -100,7 +124,8 @@ def tune_real_arm(
     learner: Classifier, data: Dataset, config: EvaluationConfig, seed: int, steps: int, batch_size: int,
     grid: Sequence[tuple[float, float]] | None = None,
 ) -> list[dict[str, float]]:  # fmt: skip
-    """Accuracy after the last step, on the first ``TUNING_IMAGES`` validation images, for every (lr, momentum) of the grid, best first."""
+    """Accuracy after the last step, on the first ``TUNING_IMAGES`` validation images, for every (lr,
+    momentum) of the grid, best first."""
     seeds = [seed_for(seed, Purpose.TUNING, i) for i in range(config.tuning_learners)]
     grid = grid or list(itertools.product(config.real_lrs, config.real_momenta))
     some = Split(data.valid.x[:TUNING_IMAGES], data.valid.y[:TUNING_IMAGES])
@@ -112,18 +137,21 @@ def tune_real_arm(
 
 
 def finalists(tuned: Sequence[dict[str, float]]) -> list[tuple[float, float]]:
-    """The grid for more steps: the ``FINALISTS`` best settings (lr, momentum) of :func:`tune_real_arm` with fewer."""
+    """The grid for more steps: the ``FINALISTS`` best settings (lr, momentum) of :func:`tune_real_arm` with
+    fewer."""
     return [(score["lr"], score["momentum"]) for score in tuned[:FINALISTS]]
 
 
 def steps_to_reach(level: float, steps: Sequence[int], curve: Sequence[float]) -> int | None:
-    """The first of the reading ``steps`` at which the ``curve`` is at ``level`` or above; None where it never is."""
+    """The first of the reading ``steps`` at which the ``curve`` is at ``level`` or above; None where it never
+    is."""
     return next((step for step, value in zip(steps, curve, strict=True) if value >= level), None)
 
 
 @torch.no_grad()
 def seconds_of_training(learner: Classifier, data: TrainingData, seed: int) -> float:
-    """Wall-clock seconds in which one fresh learner goes through the data, its images in memory: median of ``TIMED_RUNS`` runs."""
+    """Wall-clock seconds in which one fresh learner goes through the data, its images in memory: median of
+    ``TIMED_RUNS`` runs."""
     x, y, lr, momentum, optimizer = data
     params = learner.init(seed, dtype=x.dtype, device=x.device)
     wait = torch.cuda.synchronize if x.is_cuda else lambda: None
@@ -140,9 +168,10 @@ def seconds_of_training(learner: Classifier, data: TrainingData, seed: int) -> f
 def final_evaluation(config: RunConfig, data: Dataset, taught: CurriculumSource) -> dict[str, Any]:
     """The result of a run: both arms on the test data, which nothing before this has read.
 
-    Mean and standard deviation (n - 1) over ``evaluation.learners`` fresh learners, at the end and after ``steps``; and the seconds in
-    which one learner is trained in either arm (the only part of the result that does not repeat). The real-data arm is
-    SGD with momentum. With ``evaluation.more`` above 1 there is a ``longer`` arm: real data for so many times the steps.
+    Mean and standard deviation (n - 1) over ``evaluation.learners`` fresh learners, at the end and after
+    ``steps``; and the seconds in which one learner is trained in either arm (the only part of the result that
+    does not repeat). The real-data arm is SGD with momentum. With ``evaluation.more`` above 1 there is a
+    ``longer`` arm: real data for so many times the steps.
     """
     learner = Learner(config.learner, data.image_shape, data.n_classes)
     seeds = [seed_for(config.seed, Purpose.TEST, i) for i in range(config.evaluation.learners)]
@@ -154,10 +183,19 @@ def final_evaluation(config: RunConfig, data: Dataset, taught: CurriculumSource)
     gtn = taught_curves(learner, taught, data.test, bar)
     bar = tqdm(seeds, desc="test, real data", unit="learner", leave=False)
     real = real_curves(learner, data, data.test, bar, steps, batch_size, best["lr"], best["momentum"])
-    result: dict[str, Any] = {"inner_steps": steps, "batch_size": batch_size, "n_learners": len(seeds), "steps": reading_steps(steps)}
+    result: dict[str, Any] = {
+        "inner_steps": steps,
+        "batch_size": batch_size,
+        "n_learners": len(seeds),
+        "steps": reading_steps(steps),
+    }
     for arm, curves in (("gtn", gtn), ("real", real)):
         curve = _curve(curves)
-        result |= {f"{arm}_accuracy": curve["mean"][-1], f"{arm}_accuracy_std": curve["std"][-1], f"{arm}_curve": curve}
+        result |= {
+            f"{arm}_accuracy": curve["mean"][-1],
+            f"{arm}_accuracy_std": curve["std"][-1],
+            f"{arm}_curve": curve,
+        }
     x, y = real_batches(data.train, steps, batch_size, seeds[0])
     of_real = TrainingData(x, y, best["lr"], best["momentum"], SGD())
     result["seconds_per_learner"] = {
@@ -178,19 +216,32 @@ def final_evaluation(config: RunConfig, data: Dataset, taught: CurriculumSource)
         "tuning": tuned,
     }
     if config.evaluation.more > 1:
-        result["longer"] = _longer_arm(learner, config, data, steps, batch_size, tuned, result["gtn_accuracy"])
+        result["longer"] = _longer_arm(
+            learner, config, data, steps, batch_size, tuned, result["gtn_accuracy"]
+        )
     return result
 
 
 def _longer_arm(
-    learner: Classifier, config: RunConfig, data: Dataset, steps: int, batch_size: int, tuned: list[dict[str, float]], level: float
+    learner: Classifier,
+    config: RunConfig,
+    data: Dataset,
+    steps: int,
+    batch_size: int,
+    tuned: list[dict[str, float]],
+    level: float,
 ) -> dict[str, Any]:
-    """Real data for ``evaluation.more`` times the steps, tuned again on validation data; when it reaches ``level`` on test data."""
+    """Real data for ``evaluation.more`` times the steps, tuned again on validation data; when it reaches
+    ``level`` on test data."""
     steps *= config.evaluation.more
-    best = tune_real_arm(learner, data, config.evaluation, config.seed, steps, batch_size, finalists(tuned))[0]
+    best = tune_real_arm(learner, data, config.evaluation, config.seed, steps, batch_size, finalists(tuned))[
+        0
+    ]
     seeds = [seed_for(config.seed, Purpose.TEST, i) for i in range(config.evaluation.learners)]
     bar = tqdm(seeds, desc=f"test, real data, {steps} steps", unit="learner", leave=False)
-    curve = _curve(real_curves(learner, data, data.test, bar, steps, batch_size, best["lr"], best["momentum"]))
+    curve = _curve(
+        real_curves(learner, data, data.test, bar, steps, batch_size, best["lr"], best["momentum"])
+    )
     readings = reading_steps(steps)
     return {
         "steps": readings,

@@ -1,7 +1,8 @@
 """The outer loop: Adam on the teacher, through the meta-gradient of whole training runs.
 
-Source: Such et al. 2019 (arXiv 1912.07768), algorithm 1, with the intermediate losses and the cosine schedule of the authors' code.
-Departures: a guard for non-finite meta-gradients, clipping by norm, and the teacher that did best on validation data is the result.
+Source: Such et al. 2019 (arXiv 1912.07768), algorithm 1, with the intermediate losses and the cosine schedule
+of the authors' code. Departures: a guard for non-finite meta-gradients, clipping by norm, and the teacher
+that did best on validation data is the result.
 """
 
 from __future__ import annotations
@@ -68,16 +69,18 @@ class OuterStep(NamedTuple):
 
 
 class MetaTraining:
-    """One meta-training: state, steps, checkpoint. ``run`` does it all; the result is ``best``, a Teacher state.
+    """One meta-training: state, steps, checkpoint. ``run`` does it all; the result is ``best``, a Teacher
+    state.
 
-    Everything random in outer step i follows from (seed, i), so a run resumed from a checkpoint continues to the same bits, on the same
-    kind of device and with the same number of threads.
+    Everything random in outer step i follows from (seed, i), so a run resumed from a checkpoint continues to
+    the same bits, on the same kind of device and with the same number of threads.
     """
 
     def __init__(self, config: RunConfig, data: Dataset, workers: Workers = Workers()) -> None:  # noqa: B008 (frozen)
         if config.meta.learners < workers.size:
             raise ValueError(
-                f"{workers.size} workers share the meta.learners = {config.meta.learners} of an outer step; give at least as many"
+                f"{workers.size} workers share the meta.learners = {config.meta.learners} of an outer step; "
+                "give at least as many"
             )
         self.config = config
         self.data = data
@@ -95,7 +98,9 @@ class MetaTraining:
         self.progress = MetaProgress()
 
     @classmethod
-    def resumed(cls, config: RunConfig, data: Dataset, folder: Path, workers: Workers = Workers()) -> MetaTraining:  # noqa: B008
+    def resumed(
+        cls, config: RunConfig, data: Dataset, folder: Path, workers: Workers = Workers()
+    ) -> MetaTraining:  # noqa: B008
         """Where the folder's checkpoint left off, or at the beginning if there is none."""
         training = cls(config, data, workers)
         if (folder / "checkpoint.safetensors").exists():
@@ -122,7 +127,8 @@ class MetaTraining:
         flags = torch.stack([loss, torch.full_like(loss, float(interrupted()))])
         self.workers.sum_([*(p.grad for p in theta if p.grad is not None), flags])
         norm = torch.nn.utils.clip_grad_norm_(theta, meta.clip_norm or math.inf)
-        meta_loss, stops, grad_norm = torch.cat([flags, norm.view(1)]).tolist()  # the only time the host waits for the device
+        # the only time the host waits for the device
+        meta_loss, stops, grad_norm = torch.cat([flags, norm.view(1)]).tolist()
         progress.step += 1
         if math.isfinite(grad_norm) and math.isfinite(meta_loss):
             progress.skipped_in_a_row = 0
@@ -134,13 +140,17 @@ class MetaTraining:
         return OuterStep(progress.step, meta_loss, grad_norm, lr, progress.skipped, stops > 0)
 
     def curriculum_for(self, seed: int) -> Curriculum:
-        """What the teacher shows the learner with that seed; the same to all, unless the config makes it vary."""
+        """What the teacher shows the learner with that seed; the same to all, unless the config makes it
+        vary."""
         return curriculum_of(self.teacher, self.data, {}, seed)
 
     def validate(self) -> float:
-        """Mean final accuracy of fresh learners on validation data; keeps the teacher if it is the best so far."""
+        """Mean final accuracy of fresh learners on validation data; keeps the teacher if it is the best so
+        far."""
         T = self.config.teacher.inner_steps
-        seeds = [seed_for(self.config.seed, Purpose.VALIDATION, i) for i in range(self.config.meta.valid_learners)]
+        seeds = [
+            seed_for(self.config.seed, Purpose.VALIDATION, i) for i in range(self.config.meta.valid_learners)
+        ]
         curves = []
         for seed in seeds:
             learner = learner_for(self.config, self.data, seed)
@@ -153,13 +163,16 @@ class MetaTraining:
         return accuracy
 
     def run(self, folder: Path) -> None:
-        """All outer steps that are left; the writer validates, shows progress and keeps metrics, TensorBoard and checkpoints (also on
-        Ctrl-C, which then raises). Raises MetaTrainingDiverged, WorkerLost."""
+        """All outer steps that are left; the writer validates, shows progress and keeps metrics, TensorBoard
+        and checkpoints (also on Ctrl-C, which then raises). Raises MetaTrainingDiverged, WorkerLost."""
         meta = self.config.meta
         progress = self.progress
         before = progress.seconds
         started = time.monotonic()
-        with deferred_interrupt() as interrupted, _Log(folder, progress.step, meta.outer_steps, self.workers.writer) as log:
+        with (
+            deferred_interrupt() as interrupted,
+            _Log(folder, progress.step, meta.outer_steps, self.workers.writer) as log,
+        ):
             stop = False
             while not self.finished and not stop:
                 try:
@@ -188,29 +201,36 @@ class MetaTraining:
                     )
 
     def result(self) -> Curriculum:
-        """The curriculum of the best teacher on validation data, on the CPU; of a teacher that varies, one that it might show."""
+        """The curriculum of the best teacher on validation data, on the CPU; of a teacher that varies, one
+        that it might show."""
         return self.best_curriculum_for(seed_for(self.config.seed, Purpose.CURRICULUM, 2**62)).to("cpu")
 
     def best_curriculum_for(self, seed: int) -> Curriculum:
         """What the best teacher (the last one without validations) shows the learner with that seed."""
         state = self.best if self.config.meta.valid_every else None
         steps = self.progress.best_step if self.config.meta.valid_every else self.progress.step
-        return curriculum_of(self.teacher, self.data, {"config": to_dict(self.config), "outer_steps_taken": steps}, seed, state)
+        return curriculum_of(
+            self.teacher, self.data, {"config": to_dict(self.config), "outer_steps_taken": steps}, seed, state
+        )
 
     # ---- checkpoints ----
 
     def save_checkpoint(self, folder: Path) -> None:
-        """Teacher, best teacher, Adam's moments and the progress, in files below 16 MiB; only the writer does."""
+        """Teacher, best teacher, Adam's moments and the progress, in files below 16 MiB; only the writer
+        does."""
         if not self.workers.writer:
             return
-        tensors = {f"teacher/{k}": v for k, v in self.teacher.state_dict().items()} | {f"best/{k}": v for k, v in self.best.items()}
+        tensors = {f"teacher/{k}": v for k, v in self.teacher.state_dict().items()} | {
+            f"best/{k}": v for k, v in self.best.items()
+        }
         for i, state in self.adam.state_dict()["state"].items():
             tensors |= {f"adam/{i}/{k}": v for k, v in state.items()}
         about = {"config": to_dict(self.config), "progress": vars(self.progress)}
         save_tensors(folder / "checkpoint.safetensors", tensors, about, self.progress.step)
 
     def load_checkpoint(self, folder: Path) -> None:
-        """Continue from ``folder``. ValueError in one sentence where a file is unreadable or belongs to another config."""
+        """Continue from ``folder``. ValueError in one sentence where a file is unreadable or belongs to
+        another config."""
         path = folder / "checkpoint.safetensors"
         tensors, about = load_tensors(path)
         require_same(from_dict(RunConfig, about["config"]), self.config, path)
@@ -242,7 +262,8 @@ class MetaTraining:
 
 
 class _Log:
-    """MetaProgress bar, ``metrics.jsonl`` and TensorBoard of a run, for the writer; for the other workers, nothing."""
+    """MetaProgress bar, ``metrics.jsonl`` and TensorBoard of a run, for the writer; for the other workers,
+    nothing."""
 
     def __init__(self, folder: Path, step: int, steps: int, writer: bool) -> None:
         self._writer = writer
@@ -275,7 +296,8 @@ class _Log:
 
 
 def _sheet(teacher: Teacher) -> Tensor:
-    """The curriculum's first images of each class as one picture (C, K*H, T*W) in [0, 1]: rows are classes, columns inner steps."""
+    """The curriculum's first images of each class as one picture (C, K*H, T*W) in [0, 1]: rows are classes,
+    columns inner steps."""
     with torch.no_grad():
         x = teacher.images()[:, : teacher.n_classes].cpu()  # (T, K, C, H, W)
     T, K, C, H, W = x.shape

@@ -1,7 +1,8 @@
-"""The meta-gradient of one outer step, from top to bottom: how the loss on real data of learners that were taught depends on
-what they were taught with.
+"""The meta-gradient of one outer step, from top to bottom: how the loss on real data of learners that were
+taught depends on what they were taught with.
 
-Source: Such et al. 2019 (arXiv 1912.07768), algorithm 1, with the intermediate meta-losses of the authors' code.
+Source: Such et al. 2019 (arXiv 1912.07768), algorithm 1, with the intermediate meta-losses of the authors'
+code.
 """
 
 from __future__ import annotations
@@ -31,10 +32,12 @@ from minigtn.teaching.teacher import Teacher
 
 @dataclass(frozen=True)
 class MetaGradient:
-    """``add(teacher, step, learners)``: one outer step's part of the gradient, added to the ``.grad`` of the teacher's parameters.
+    """``add(teacher, step, learners)``: one outer step's part of the gradient, added to the ``.grad`` of the
+    teacher's parameters.
 
-    Everything random follows from (config.seed, number of the learner): learner i of outer step s has the number
-    ``s * meta.learners + i``. The ``adjoint`` stays the same object, so that what it has captured is used again.
+    Everything random follows from (config.seed, number of the learner): learner i of outer step s has the
+    number ``s * meta.learners + i``. The ``adjoint`` stays the same object, so that what it has captured is
+    used again.
     """
 
     config: RunConfig
@@ -42,18 +45,22 @@ class MetaGradient:
     adjoint: Adjoint
 
     def add(self, teacher: Teacher, step: int, learners: range) -> Tensor:
-        """Add the meta-gradient of these ``learners`` of outer step ``step``; returns their part of the meta-loss, ()."""
+        """Add the meta-gradient of these ``learners`` of outer step ``step``; returns their part of the
+        meta-loss, ()."""
         numbers = [step * self.config.meta.learners + i for i in learners]
         shown_alike = [[number] for number in numbers] if self.config.teacher.varies else [numbers]
         total = torch.zeros((), device=self.data.train.x.device, dtype=self.data.train.x.dtype)
         for alike in shown_alike:
             lesson = teacher(seed_for(self.config.seed, Purpose.CURRICULUM, alike[0]))
-            losses = [partial(self._meta_loss, step=step, numbers=group) for group in self._in_one_pass(alike)]
+            losses = [
+                partial(self._meta_loss, step=step, numbers=group) for group in self._in_one_pass(alike)
+            ]
             total = total + add_meta_gradient(lesson, losses)
         return total
 
     def _in_one_pass(self, numbers: list[int]) -> list[list[int]]:
-        """These learners in groups that are trained in one pass: of one architecture, where that pays on the device."""
+        """These learners in groups that are trained in one pass: of one architecture, where that pays on the
+        device."""
         one_by_one = self.config.meta.sample_learners != "none"
         most = 1 if one_by_one else most_together(self.data.train.x.device)
         return [numbers[i : i + most] for i in range(0, len(numbers), most)]
@@ -64,7 +71,9 @@ class MetaGradient:
         train = self.data.train
         seeds = [seed_for(self.config.seed, Purpose.LEARNER, i) for i in numbers]
         sampled = meta.sample_learners != "none" and step >= meta.sample_after
-        learner = learner_for(self.config, self.data, seeds[0]) if sampled else base_learner(self.config, self.data)
+        learner = (
+            learner_for(self.config, self.data, seeds[0]) if sampled else base_learner(self.config, self.data)
+        )
         cohort = Cohort(InBfloat16(learner) if meta.precision == "bfloat16" else learner, seeds)
         of_images = [seed_for(self.config.seed, Purpose.REAL_BATCH, i) for i in numbers]
         readout = real_readout(cohort, train, meta, len(lesson.x), of_images)
@@ -73,9 +82,11 @@ class MetaGradient:
 
 
 def add_meta_gradient(lesson: TrainingData, losses: Sequence[Callable[[TrainingData], Tensor]]) -> Tensor:
-    """Add the gradient of ``sum(loss(lesson) for loss in losses)`` to the ``.grad`` of the teacher's parameters; returns that sum.
+    """Add the gradient of ``sum(loss(lesson) for loss in losses)`` to the ``.grad`` of the teacher's
+    parameters; returns that sum.
 
-    The losses are walked back one after the other, so that one learner at a time is in memory, and the generator is walked back once.
+    The losses are walked back one after the other, so that one learner at a time is in memory, and the
+    generator is walked back once.
     """
     *parts, optimizer = lesson
     leaves = [part.detach().requires_grad_(part.requires_grad) for part in parts]
@@ -90,7 +101,8 @@ def add_meta_gradient(lesson: TrainingData, losses: Sequence[Callable[[TrainingD
 
 
 def meta_loss(lesson: TrainingData, params: Params, readout: Readout, adjoint: Adjoint) -> Tensor:
-    """Train ``params`` on the lesson by the readout's loss; the mean of the readings, differentiable into all of the lesson, a scalar.
+    """Train ``params`` on the lesson by the readout's loss; the mean of the readings, differentiable into all
+    of the lesson, a scalar.
 
     Memory: that of the adjoint. Time: T inner steps (with ``backward``: there and back).
     """
@@ -99,9 +111,11 @@ def meta_loss(lesson: TrainingData, params: Params, readout: Readout, adjoint: A
     return readings.mean()
 
 
-def real_readout(cohort: Cohort, train: Split, config: MetaConfig, steps: int, seeds: Sequence[int]) -> Readout:
-    """The intermediate meta-losses of one outer step: cross entropy on a fresh real batch at each reading. Each learner of the
-    cohort is read on batches of its own, from its seed."""
+def real_readout(
+    cohort: Cohort, train: Split, config: MetaConfig, steps: int, seeds: Sequence[int]
+) -> Readout:
+    """The intermediate meta-losses of one outer step: cross entropy on a fresh real batch at each reading.
+    Each learner of the cohort is read on batches of its own, from its seed."""
     every = config.readout_every or steps
     own = []
     for seed in seeds:
@@ -127,26 +141,43 @@ def learner_for(config: RunConfig, data: Dataset, seed: int) -> Classifier:
 
 
 def curriculum_of(
-    teacher: Teacher, data: Dataset, provenance: dict[str, Any], seed: int = 0, state: dict[str, Tensor] | None = None
+    teacher: Teacher,
+    data: Dataset,
+    provenance: dict[str, Any],
+    seed: int = 0,
+    state: dict[str, Tensor] | None = None,
 ) -> Curriculum:
-    """What the teacher teaches now, or would in another ``state``; where it varies, to the learner with that seed. On its own device."""
+    """What the teacher teaches now, or would in another ``state``; where it varies, to the learner with that
+    seed. On its own device."""
     with torch.no_grad():
         x, y, lr, momentum, _ = torch.func.functional_call(teacher, state or {}, (seed,))
     return Curriculum(
-        x.detach(), y, lr.detach(), momentum.detach(), data.class_names, data.mean, data.std, provenance, teacher.config.optimizer
+        x.detach(),
+        y,
+        lr.detach(),
+        momentum.detach(),
+        data.class_names,
+        data.mean,
+        data.std,
+        provenance,
+        teacher.config.optimizer,
     )
 
 
 def estimated_bytes(config: RunConfig, data: Dataset, teacher: Teacher) -> dict[str, int]:
-    """Predicted peak memory of an outer step: the adjoint's share and the teacher's, from one measured step on real images."""
+    """Predicted peak memory of an outer step: the adjoint's share and the teacher's, from one measured step
+    on real images."""
     T = config.teacher.inner_steps
-    learner = learner_for(config, data, seed_for(config.seed, Purpose.LEARNER, 0))  # one of many, where they are sampled
+    # one of many, where they are sampled
+    learner = learner_for(config, data, seed_for(config.seed, Purpose.LEARNER, 0))
     params = learner.init(0, device=data.train.x.device)
     batch = data.train.x[: config.teacher.batch_size], data.train.y[: config.teacher.batch_size]
     weights = sum(p.numel() for p in params.values())
     activations = saved_bytes(lambda: LearnerLoss(learner)(params, batch), list(params.values()))
     optimizer = OPTIMIZERS[config.teacher.optimizer]
     return {
-        "adjoint": memory_bytes(config.meta.make_adjoint(), T, weights, activations, 4, config.teacher.momentum, optimizer),
+        "adjoint": memory_bytes(
+            config.meta.make_adjoint(), T, weights, activations, 4, config.teacher.momentum, optimizer
+        ),
         "teacher": saved_bytes(teacher.images, []),
     }

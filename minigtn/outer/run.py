@@ -1,7 +1,7 @@
 """A run from its settings to its result: meta-training, curriculum, judgement on test data, page.
 
-    config = minigtn.PRESETS["digits"]
-    result = minigtn.train(config, minigtn.data.load(config.dataset), Path("runs/demo"))
+config = minigtn.PRESETS["digits"]
+result = minigtn.train(config, minigtn.data.load(config.dataset), Path("runs/demo"))
 """
 
 from __future__ import annotations
@@ -35,14 +35,15 @@ def train(
     overwrite: bool = False,
     workers: Workers = Workers(),  # noqa: B008 (frozen)
 ) -> dict[str, Any]:
-    """Meta-train a teacher, judge its curriculum on test data, write the run's ``folder`` and its page; the content of
-    ``result.json``. Runs where the tensors of ``data`` are; prints how much memory it will need, and shows progress.
+    """Meta-train a teacher, judge its curriculum on test data, write the run's ``folder`` and its page; the
+    content of ``result.json``. Runs where the tensors of ``data`` are; prints how much memory it will need,
+    and shows progress.
 
-    ``resume`` goes on from the folder's checkpoint, to the same bits (a new folder simply starts); ``overwrite`` deletes a run that
-    is there. Of several ``workers`` only the writer has a result.
+    ``resume`` goes on from the folder's checkpoint, to the same bits (a new folder simply starts);
+    ``overwrite`` deletes a run that is there. Of several ``workers`` only the writer has a result.
 
-    Raises ValueError for a folder that holds a run already (neither flag) or one with other settings, MetaTrainingDiverged,
-    WorkerLost, and KeyboardInterrupt after Ctrl-C, with everything saved.
+    Raises ValueError for a folder that holds a run already (neither flag) or one with other settings,
+    MetaTrainingDiverged, WorkerLost, and KeyboardInterrupt after Ctrl-C, with everything saved.
     """
     folder = Path(folder).expanduser()
     if resume and overwrite:
@@ -59,7 +60,8 @@ def train(
 
 
 def settings_of(folder: Path) -> RunConfig:
-    """The settings that the run in ``folder`` was made with; FileNotFoundError or ValueError, in one sentence, if there is none."""
+    """The settings that the run in ``folder`` was made with; FileNotFoundError or ValueError, in one
+    sentence, if there is none."""
     saved = read_json(folder / "config.json")
     return from_dict(RunConfig, saved.get("config") if isinstance(saved, dict) else saved)
 
@@ -79,7 +81,8 @@ def _begin(config: RunConfig, data: Dataset, folder: Path, resume: bool, overwri
     now = environment(data.train.x.device)
     if path.exists() and not resume and not overwrite:
         raise ValueError(
-            f"{folder} already holds a run; use --resume to continue it, --overwrite to replace it, or another --out"
+            f"{folder} already holds a run; use --resume to continue it, --overwrite to replace it, or "
+            "another --out"
         )
     if path.exists() and resume:
         require_same(settings_of(folder), config, folder)

@@ -1,4 +1,5 @@
-"""Curves as SVG and pictures as PNG, for pages that are light or dark. Matplotlib is imported when something is drawn."""
+"""Curves as SVG and pictures as PNG, for pages that are light or dark. Matplotlib is imported when something
+is drawn."""
 
 from __future__ import annotations
 
@@ -11,11 +12,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-# Okabe and Ito's colours, told apart by everybody, lighter on dark ground; the page and its figures share them.
+# Okabe and Ito's colours, told apart by everybody, lighter on dark ground; the page and its figures share
+# them.
 COLORS = ("taught", "real", "ink", "soft", "line", "card", "page")
 PALETTES = {
-    "light": dict(zip(COLORS, ("#0072b2", "#d55e00", "#1f2328", "#5b6470", "#d8dee6", "#ffffff", "#f4f6f8"), strict=True)),
-    "dark": dict(zip(COLORS, ("#56b4e9", "#f0964a", "#e8ebef", "#a3adba", "#353c46", "#1b1f25", "#121519"), strict=True)),
+    "light": dict(
+        zip(
+            COLORS, ("#0072b2", "#d55e00", "#1f2328", "#5b6470", "#d8dee6", "#ffffff", "#f4f6f8"), strict=True
+        )
+    ),
+    "dark": dict(
+        zip(
+            COLORS, ("#56b4e9", "#f0964a", "#e8ebef", "#a3adba", "#353c46", "#1b1f25", "#121519"), strict=True
+        )
+    ),
 }
 FIGURE = (4.4, 3.6)  # inches: 422 CSS pixels wide, so that 10 pt letters are still legible on a telephone
 POINTS = 1000  # drawn of a longer curve
@@ -44,15 +54,21 @@ class Panel:
     from_zero: bool = False
 
 
-def svg(panels: list[Panel], xlabel: str, palette: dict[str, str], ticks: dict[int, str] | None = None) -> bytes:
-    """The panels, one above the other, on a transparent ground; no dates or random names inside: same panels, same bytes.
+def svg(
+    panels: list[Panel], xlabel: str, palette: dict[str, str], ticks: dict[int, str] | None = None
+) -> bytes:
+    """The panels, one above the other, on a transparent ground; no dates or random names inside: same panels,
+    same bytes.
 
-    ``ticks``: the x-axis is logarithmic, with these labels at these places; those of several lines are readings of several scales.
+    ``ticks``: the x-axis is logarithmic, with these labels at these places; those of several lines are
+    readings of several scales.
     """
     from matplotlib.ticker import MaxNLocator
 
     with canvas(palette) as figure:
-        for axes, panel in zip(figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0], panels, strict=True):
+        for axes, panel in zip(
+            figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0], panels, strict=True
+        ):
             for curve in panel.lines:
                 _draw(axes, curve, palette[curve.colour])
             axes.set_ylabel(panel.ylabel)
@@ -78,11 +94,22 @@ def canvas(palette: dict[str, str]) -> Iterator[Any]:
     import matplotlib.style
     from matplotlib.figure import Figure
 
-    ink = dict.fromkeys(("text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), palette["ink"])
+    ink = dict.fromkeys(
+        ("text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), palette["ink"]
+    )
     line = dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color", "grid.color"), palette["line"])
     ground = dict.fromkeys(("figure.facecolor", "axes.facecolor"), "none")
     off = dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False)
-    look = {**ink, **line, **ground, **off, "axes.grid": True, "font.size": 10, "legend.fontsize": 9, "svg.hashsalt": "minigtn"}
+    look = {
+        **ink,
+        **line,
+        **ground,
+        **off,
+        "axes.grid": True,
+        "font.size": 10,
+        "legend.fontsize": 9,
+        "svg.hashsalt": "minigtn",
+    }
     with matplotlib.style.context(["default", look]):
         yield Figure(figsize=FIGURE, layout="constrained")
 
@@ -96,18 +123,35 @@ def as_svg(figure: Any) -> bytes:
 
 def _draw(axes: Any, curve: Line, colour: str) -> None:
     some = slice(None, None, -(-len(curve.x) // POINTS) or 1)
-    x, y = curve.x[some], curve.y[some]
+    x = curve.x[some]
+    y = curve.y[some]
     marker = "o" if len(x) <= 40 and not curve.dashed else None
     weight = {"linewidth": 0.8, "alpha": 0.6} if curve.thin else {"linewidth": 2}
-    axes.plot(x, y, "--" if curve.dashed else "-", color=colour, label=curve.label or None, marker=marker, markersize=4, **weight)
+    axes.plot(
+        x,
+        y,
+        "--" if curve.dashed else "-",
+        color=colour,
+        label=curve.label or None,
+        marker=marker,
+        markersize=4,
+        **weight,
+    )
     if curve.spread is not None:
-        axes.fill_between(x, y - curve.spread[some], y + curve.spread[some], color=colour, alpha=0.2, linewidth=0)
+        axes.fill_between(
+            x, y - curve.spread[some], y + curve.spread[some], color=colour, alpha=0.2, linewidth=0
+        )
 
 
 def smooth(values: NDArray[np.float64], window: int) -> NDArray[np.float64]:
-    """Moving average over ``window`` (odd) values around each, fewer at the ends; values that are not finite do not count."""
-    finite, ones = np.isfinite(values), np.ones(window)
-    total, count = (np.convolve(part, ones)[window // 2 :][: len(values)] for part in (np.where(finite, values, 0), finite.astype(float)))
+    """Moving average over ``window`` (odd) values around each, fewer at the ends; values that are not finite
+    do not count."""
+    finite = np.isfinite(values)
+    ones = np.ones(window)
+    total, count = (
+        np.convolve(part, ones)[window // 2 :][: len(values)]
+        for part in (np.where(finite, values, 0), finite.astype(float))
+    )
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 

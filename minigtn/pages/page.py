@@ -1,4 +1,5 @@
-"""What the pages of this project are made of: one HTML file each, no script, no request to anywhere, light and dark."""
+"""What the pages of this project are made of: one HTML file each, no script, no request to anywhere, light
+and dark."""
 
 from __future__ import annotations
 
@@ -38,8 +39,14 @@ table { border-collapse: collapse; font-size: .86rem; width: 100% } th { text-al
 
 def document(title: str, body: str, css: str = "") -> str:
     """The whole page; ``body`` is HTML, the title plain text."""
-    light, dark = ("".join(f"--{name}: {colour}; " for name, colour in PALETTES[theme].items()) for theme in ("light", "dark"))
-    themes = f":root {{ color-scheme: light dark; {light}}} @media (prefers-color-scheme: dark) {{ :root {{ {dark}}} }}"
+    light, dark = (
+        "".join(f"--{name}: {colour}; " for name, colour in PALETTES[theme].items())
+        for theme in ("light", "dark")
+    )
+    themes = (
+        f":root {{ color-scheme: light dark; {light}}} @media (prefers-color-scheme: dark) "
+        f"{{ :root {{ {dark}}} }}"
+    )
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
@@ -61,13 +68,19 @@ def note(text: str) -> str:
 
 def table(rows: dict[str, Any]) -> str:
     """Names and values."""
-    texts = {name: " ".join(map(str, value)) or "(none)" if isinstance(value, list) else str(value) for name, value in rows.items()}
-    cells = (f'<tr><th scope="row">{escape(name)}</th><td>{escape(text)}</td></tr>' for name, text in texts.items())
+    texts = {
+        name: " ".join(map(str, value)) or "(none)" if isinstance(value, list) else str(value)
+        for name, value in rows.items()
+    }
+    cells = (
+        f'<tr><th scope="row">{escape(name)}</th><td>{escape(text)}</td></tr>' for name, text in texts.items()
+    )
     return f"<table>{''.join(cells)}</table>"
 
 
 def figure(title: str, draw: Callable[[dict[str, str]], bytes], alt: str, caption: str) -> str:
-    """A card with one picture, drawn as SVG by ``draw(palette)`` for light and for dark pages, and the sentence that says what to see."""
+    """A card with one picture, drawn as SVG by ``draw(palette)`` for light and for dark pages, and the
+    sentence that says what to see."""
     light, dark = (uri("svg+xml", draw(PALETTES[theme])) for theme in ("light", "dark"))
     picture = f"""<picture><source media="(prefers-color-scheme: dark)" srcset="{dark}">
 <img src="{light}" width="{96 * FIGURE[0]:.0f}" height="{96 * FIGURE[1]:.0f}" alt="{escape(alt)}"></picture>"""

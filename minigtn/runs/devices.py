@@ -13,15 +13,18 @@ Device = Literal["auto", "cpu", "cuda"]
 
 
 def choose(name: str, threads: int = 1, precision: str = "float32") -> torch.device:
-    """The device of that name, set up so that results repeat bit for bit on it; "auto" is CUDA where there is one. With torchrun each
-    worker has a GPU of its own. On CUDA products are computed in float32, or with ``precision`` "tf32" in that. ValueError for what is not
-    there."""
+    """The device of that name, set up so that results repeat bit for bit on it; "auto" is CUDA where there is
+    one. With torchrun each worker has a GPU of its own. On CUDA products are computed in float32, or with
+    ``precision`` "tf32" in that. ValueError for what is not there."""
     if threads < 1:
         raise ValueError(f"--threads must be at least 1, not {threads}")
     torch.set_num_threads(threads)
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
-        raise ValueError("--device cuda was given, but torch sees no CUDA device; use --device cpu, or install a CUDA build of torch")
+        raise ValueError(
+            "--device cuda was given, but torch sees no CUDA device; use --device cpu, or install a CUDA "
+            "build of torch"
+        )
     if name == "cpu" or not available:
         return torch.device("cpu")
     device = torch.device("cuda", local_rank())

@@ -1,9 +1,10 @@
-"""Several workers, one meta-gradient: each trains learners of its own, on real batches of their own, and the gradients are summed.
+"""Several workers, one meta-gradient: each trains learners of its own, on real batches of their own, and the
+gradients are summed.
 
     torchrun --nproc-per-node=2 -m minigtn train --meta.learners 2 ...
 
-torchrun says in the environment who a worker is; without it there is one worker, and nothing here costs anything. NCCL carries CUDA
-tensors, gloo those of the CPU.
+torchrun says in the environment who a worker is; without it there is one worker, and nothing here costs
+anything. NCCL carries CUDA tensors, gloo those of the CPU.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ class WorkerLost(RuntimeError):
 
 @dataclass(frozen=True)
 class Workers:
-    """Who takes part: ``rank`` of ``size``. The first is the writer: it alone validates, writes files and prints."""
+    """Who takes part: ``rank`` of ``size``. The first is the writer: it alone validates, writes files and
+    prints."""
 
     rank: int = 0
     size: int = 1
@@ -41,7 +43,8 @@ class Workers:
         return range(self.rank, n, self.size)
 
     def sum_(self, tensors: Sequence[Tensor]) -> None:
-        """Replace each tensor by its sum over all workers, in one message; all must call it together. Raises WorkerLost."""
+        """Replace each tensor by its sum over all workers, in one message; all must call it together. Raises
+        WorkerLost."""
         if self.size == 1:
             return
         flat = torch.cat([t.reshape(-1) for t in tensors])

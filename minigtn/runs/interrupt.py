@@ -11,8 +11,8 @@ from typing import Any
 
 @contextmanager
 def deferred_interrupt() -> Iterator[threading.Event]:
-    """Ctrl-C or SIGTERM sets the event, so that the step in hand is finished and saved; KeyboardInterrupt is raised at the end of the
-    block, or at once if it comes a second time."""
+    """Ctrl-C or SIGTERM sets the event, so that the step in hand is finished and saved; KeyboardInterrupt is
+    raised at the end of the block, or at once if it comes a second time."""
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield event

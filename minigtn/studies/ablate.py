@@ -1,10 +1,12 @@
-"""Ablations: what each part of a Generative Teaching Network is worth, as tables of many small meta-trainings.
+"""Ablations: what each part of a Generative Teaching Network is worth, as tables of many small
+meta-trainings.
 
     minigtn ablate curriculum steps --preset digits --seeds 3 --out runs/ablations
 
-Every row of a table is the run's config with some settings changed, meta-trained once per outer seed; a row's figure is the test accuracy
-of fresh learners, averaged for each outer seed, with a 95 % interval over the seeds (Student's t), and its difference from the first row,
-seed by seed. Questions: Such et al. 2019 (arXiv 1912.07768), section 3 and the authors' code.
+Every row of a table is the run's config with some settings changed, meta-trained once per outer seed; a row's
+figure is the test accuracy of fresh learners, averaged for each outer seed, with a 95 % interval over the
+seeds (Student's t), and its difference from the first row, seed by seed. Questions: Such et al. 2019 (arXiv
+1912.07768), section 3 and the authors' code.
 """
 
 from __future__ import annotations
@@ -53,14 +55,22 @@ def _grid() -> dict[str, Settings]:
         for inner in (0.02, 0.1, 0.5):
             for outer in (0.003, 0.01, 0.03):
                 name = f"{'with' if on else 'without'}, inner lr {inner:g}, outer lr {outer:g}"
-                rows[name] = {"learner.weight_norm": on, "teacher.weight_norm": on, "teacher.lr": inner, "meta.lr": outer}
+                rows[name] = {
+                    "learner.weight_norm": on,
+                    "teacher.weight_norm": on,
+                    "teacher.lr": inner,
+                    "meta.lr": outer,
+                }
     return rows
 
 
 TABLES: dict[str, Table] = {
     "curriculum": Table(
         "Does the order of the images matter, and who makes them?",
-        {name: {f"teacher.{setting}": value for setting, value in settings.items()} for name, settings in VARIANTS.items()},
+        {
+            name: {f"teacher.{setting}": value for setting, value in settings.items()}
+            for name, settings in VARIANTS.items()
+        },
         real_arm=True,
     ),
     "weight-norm": Table("Does weight normalization widen the range of learning rates that work?", _grid()),
@@ -74,15 +84,27 @@ TABLES: dict[str, Table] = {
     ),
     "step-sizes": Table(
         "Are learned learning rates and momenta worth it?",
-        {"learned": {}, **{f"fixed at lr {lr:g}": {"teacher.learn_step_sizes": False, "teacher.lr": lr} for lr in (0.05, 0.1, 0.2, 0.5)}},
+        {
+            "learned": {},
+            **{
+                f"fixed at lr {lr:g}": {"teacher.learn_step_sizes": False, "teacher.lr": lr}
+                for lr in (0.05, 0.1, 0.2, 0.5)
+            },
+        },
     ),
     "labels": Table("Are soft labels worth it?", {"fixed": {}, "learned": {"teacher.labels": "learned"}}),
-    "learners": Table("Are several learners per outer step worth their time?", {f"{n} per step": {"meta.learners": n} for n in (1, 2, 4)}),
+    "learners": Table(
+        "Are several learners per outer step worth their time?",
+        {f"{n} per step": {"meta.learners": n} for n in (1, 2, 4)},
+    ),
     "optimizer": Table(
         "Which inner optimizer?",
         {
             "SGD with momentum": {},
-            **{f"Adam, inner lr {lr:g}": {"teacher.optimizer": "adam", "teacher.lr": lr} for lr in (0.003, 0.01, 0.03)},
+            **{
+                f"Adam, inner lr {lr:g}": {"teacher.optimizer": "adam", "teacher.lr": lr}
+                for lr in (0.003, 0.01, 0.03)
+            },
         },
     ),
     "learner": Table(
@@ -111,11 +133,15 @@ def changed(config: Any, settings: Mapping[str, Any]) -> Any:
     return config
 
 
-def ablate(config: RunConfig, data: Dataset, tables: Iterable[str], seeds: int, folder: Path) -> dict[str, Any]:
-    """Everything that ``folder`` does not hold yet, then ``ablations.json``, ``ablations.md`` and a figure per table; returns the first.
+def ablate(
+    config: RunConfig, data: Dataset, tables: Iterable[str], seeds: int, folder: Path
+) -> dict[str, Any]:
+    """Everything that ``folder`` does not hold yet, then ``ablations.json``, ``ablations.md`` and a figure
+    per table; returns the first.
 
-    A meta-training is a run of its own in ``folder/runs``, so that all can be stopped and continued. Time: rows * seeds runs.
-    ValueError for unknown tables, fewer than two seeds, or a folder that was made with another config.
+    A meta-training is a run of its own in ``folder/runs``, so that all can be stopped and continued. Time:
+    rows * seeds runs. ValueError for unknown tables, fewer than two seeds, or a folder that was made with
+    another config.
     """
     tables = list(tables)
     unknown = [name for name in tables if name not in TABLES]
@@ -125,14 +151,19 @@ def ablate(config: RunConfig, data: Dataset, tables: Iterable[str], seeds: int, 
         raise ValueError(f"an interval needs at least 2 outer seeds, not {seeds}")
     _claim(folder, config)
     jobs = [(table, row, seed) for table in tables for row in TABLES[table].rows for seed in range(seeds)]
-    found: dict[str, dict[str, list[dict[str, Any]]]] = {table: {row: [] for row in TABLES[table].rows} for table in tables}
+    found: dict[str, dict[str, list[dict[str, Any]]]] = {
+        table: {row: [] for row in TABLES[table].rows} for table in tables
+    }
     for table, row, seed in tqdm(jobs, desc="meta-trainings", unit="run", position=1):
         settings = {**TABLES[table].rows[row], "seed": seed}
         found[table][row].append(_run(changed(config, settings), data, folder, TABLES[table].real_arm))
     result = {
         "config": to_dict(config),
         "outer_seeds": seeds,
-        "tables": {table: [_summary(row, runs, found[table]) for row, runs in found[table].items()] for table in tables},
+        "tables": {
+            table: [_summary(row, runs, found[table]) for row, runs in found[table].items()]
+            for table in tables
+        },
         **environment(data.train.x.device),
     }
     write_json(folder / "ablations.json", result)
@@ -152,7 +183,8 @@ def _claim(folder: Path, config: RunConfig) -> None:
 
 
 def _run(config: RunConfig, data: Dataset, folder: Path, with_real_arm: bool) -> dict[str, Any]:
-    """One meta-training and its judgement, from disk if it is there. Rows of several tables with the same settings share a run."""
+    """One meta-training and its judgement, from disk if it is there. Rows of several tables with the same
+    settings share a run."""
     place = folder / "runs" / _digest(config)
     path = place / "ablation.json"
     if not path.exists():
@@ -164,7 +196,9 @@ def _run(config: RunConfig, data: Dataset, folder: Path, with_real_arm: bool) ->
             diverged = True
         seeds = [seed_for(config.seed, Purpose.TEST, i) for i in range(config.evaluation.learners)]
         learner = base_learner(config, data)
-        curves = taught_curves(learner, training.best_curriculum_for, data.test, seeds, every=config.teacher.inner_steps)
+        curves = taught_curves(
+            learner, training.best_curriculum_for, data.test, seeds, every=config.teacher.inner_steps
+        )
         accuracies = curves[:, -1]
         write_json(path, {
             "seed": config.seed,
@@ -184,8 +218,10 @@ def _run(config: RunConfig, data: Dataset, folder: Path, with_real_arm: bool) ->
 
 
 def _real_arm(config: RunConfig, data: Dataset, folder: Path) -> dict[str, float]:
-    """Test accuracy of the learner on as many real batches, tuned on validation data: once for each learner, T, B and seed."""
-    T, B = config.teacher.inner_steps, config.teacher.batch_size
+    """Test accuracy of the learner on as many real batches, tuned on validation data: once for each learner,
+    T, B and seed."""
+    T = config.teacher.inner_steps
+    B = config.teacher.batch_size
     plain = RunConfig(config.dataset, config.seed, config.learner, evaluation=config.evaluation)
     path = folder / "runs" / f"real-{T}-{B}-{_digest(plain)}.json"
     if not path.exists():
@@ -209,11 +245,14 @@ def mean_and_interval(values: list[float]) -> tuple[float, float]:
     """Mean, and half the width of its 95 % interval by Student's t; the values are independent draws."""
     from scipy.stats import t  # late: imports slowly
 
-    n, mean = len(values), statistics.fmean(values)
+    n = len(values)
+    mean = statistics.fmean(values)
     return mean, float(t.ppf(0.975, n - 1)) * statistics.stdev(values) / math.sqrt(n)
 
 
-def _summary(row: str, runs: list[dict[str, Any]], table: Mapping[str, list[dict[str, Any]]]) -> dict[str, Any]:
+def _summary(
+    row: str, runs: list[dict[str, Any]], table: Mapping[str, list[dict[str, Any]]]
+) -> dict[str, Any]:
     """One row: figures over the outer seeds, and differences from the first row, seed by seed."""
     accuracies = [run["accuracy"] for run in runs]
     first = [run["accuracy"] for run in next(iter(table.values()))]
@@ -238,7 +277,8 @@ def _summary(row: str, runs: list[dict[str, Any]], table: Mapping[str, list[dict
 
 def markdown(result: dict[str, Any]) -> str:
     """All tables of :func:`ablate`'s result as one page."""
-    n, learners = result["outer_seeds"], result["config"]["evaluation"]["learners"]
+    n = result["outer_seeds"]
+    learners = result["config"]["evaluation"]["learners"]
     lines = [
         "# Ablations",
         "",
@@ -249,7 +289,9 @@ def markdown(result: dict[str, Any]) -> str:
     for name, rows in result["tables"].items():
         real = "real_accuracy" in rows[0]
         lines += ["", f"## {name}: {TABLES[name].question}", ""]
-        lines += ["| | taught | difference |" + (" real data, tuned |" if real else "") + " diverged | seconds |"]
+        lines += [
+            "| | taught | difference |" + (" real data, tuned |" if real else "") + " diverged | seconds |"
+        ]
         lines += ["| --- | ---: | ---: |" + (" ---: |" if real else "") + " ---: | ---: |"]
         for row in rows:
             cells = [row["row"], _percent(row["accuracy"], row["interval"])]
@@ -265,7 +307,8 @@ def _percent(value: float, interval: float, sign: str = "") -> str:
 
 
 def _figure(question: str, rows: list[dict[str, Any]]) -> bytes:
-    """A line per row: every outer seed a faint dot, the mean and its interval over them, and the real-data arm beside it; a PNG."""
+    """A line per row: every outer seed a faint dot, the mean and its interval over them, and the real-data
+    arm beside it; a PNG."""
     from matplotlib.figure import Figure  # late: imports slowly
 
     figure = Figure(figsize=(7.5, 1.2 + 0.34 * len(rows)), layout="constrained", dpi=110)
@@ -273,13 +316,32 @@ def _figure(question: str, rows: list[dict[str, Any]]) -> bytes:
     for y, row in enumerate(rows):
         accuracies = [100 * a for a in row["accuracies"]]
         axes.plot(accuracies, [y] * len(accuracies), "o", color="#0072b2", alpha=0.3, markersize=5)
-        axes.errorbar(100 * row["accuracy"], y, xerr=100 * row["interval"], fmt="o", color="#0072b2", capsize=3, label="taught")
+        axes.errorbar(
+            100 * row["accuracy"],
+            y,
+            xerr=100 * row["interval"],
+            fmt="o",
+            color="#0072b2",
+            capsize=3,
+            label="taught",
+        )
         if "real_accuracy" in row:
             limits = 100 * row["real_accuracy"], 100 * row["real_interval"]
-            axes.errorbar(limits[0], y + 0.2, xerr=limits[1], fmt="s", color="#d55e00", capsize=3, label="real data, tuned")
+            axes.errorbar(
+                limits[0],
+                y + 0.2,
+                xerr=limits[1],
+                fmt="s",
+                color="#d55e00",
+                capsize=3,
+                label="real data, tuned",
+            )
     axes.set_yticks(range(len(rows)), [row["row"] for row in rows])
     axes.invert_yaxis()
-    axes.set(xlabel="test accuracy of fresh learners [%]: outer seeds, their mean and its 95 % interval", title=question)
+    axes.set(
+        xlabel="test accuracy of fresh learners [%]: outer seeds, their mean and its 95 % interval",
+        title=question,
+    )
     axes.grid(axis="x", alpha=0.3)
     if "real_accuracy" in rows[0]:
         axes.legend(*[part[:2] for part in axes.get_legend_handles_labels()], loc="best")

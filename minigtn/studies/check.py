@@ -1,13 +1,15 @@
-"""``minigtn check``: the proof, on your own machine, that every adjoint returns the gradient of the training that really happened.
+"""``minigtn check``: the proof, on your own machine, that every adjoint returns the gradient of the training
+that really happened.
 
 Four questions, each on small learners, in seconds:
 
-1. Is ``Unrolled`` right? Against central differences of the meta-loss along random directions, in float64.
-2. Do the others agree with it? Entry by entry, for every input, in float64. They share no code with ``Unrolled`` on the way back.
-3. Does ``Reversible`` come back exactly? A thousand steps there and back, bit for bit, and what that stored.
-4. What does float32 cost on this device? Its gradients against those in float64 on the CPU.
+1. Is ``Unrolled`` right? Against central differences of the meta-loss along random directions, in float64. 2.
+Do the others agree with it? Entry by entry, for every input, in float64. They share no code with ``Unrolled``
+on the way back. 3. Does ``Reversible`` come back exactly? A thousand steps there and back, bit for bit, and
+what that stored. 4. What does float32 cost on this device? Its gradients against those in float64 on the CPU.
 
-A check that cannot fail proves nothing: tests/test_checkers.py breaks each gradient by a thousandth, and then one entry of it alone.
+A check that cannot fail proves nothing: tests/test_checkers.py breaks each gradient by a thousandth, and then
+one entry of it alone.
 """
 
 from __future__ import annotations
@@ -39,31 +41,36 @@ ADJOINTS: dict[str, Adjoint] = {
 }
 DIFFERENCE_STEP = 1e-5
 DIFFERENCE_TOLERANCE = 1e-6
-"""Central differences: truncation about step**2, rounding about 1e-16 / step, both relative; a hundred times that."""
-TOLERANCE, REVERSIBLE_TOLERANCE = 1e-9, 1e-7
+"""Central differences: truncation about step**2, rounding about 1e-16 / step, both relative; a hundred times
+that."""
+TOLERANCE = 1e-9
+REVERSIBLE_TOLERANCE = 1e-7
 """Reversible follows its own trajectory, which its fixed point rounds differently."""
 MOMENTA = (0.5, 0.9, 0.75, 0.25)
 """Fractions n/d, so that Reversible applies just these."""
 
 
 def float32_tolerance(steps: int) -> float:
-    """Relative difference allowed to float32 gradients of a run of T ``steps``: half an ulp (2**-24) for some 100 roundings a step."""
+    """Relative difference allowed to float32 gradients of a run of T ``steps``: half an ulp (2**-24) for some
+    100 roundings a step."""
     return 100 * steps * 2.0**-24
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A small training run and a meta-loss that depends on all that went in: trained weights, readouts, data, step sizes."""
+    """A small training run and a meta-loss that depends on all that went in: trained weights, readouts, data,
+    step sizes."""
 
     name: str
     network: Logits
     shapes: dict[str, torch.Size]
     """Of the learner's weights, by name."""
     inputs: dict[str, Tensor]
-    """What the meta-loss is differentiated by: weights (P,), images (T, B, C, H, W), labels (T, B, K), lr (T,), momentum (T,), and with
-    readouts also real images (n, N, C, H, W)."""
+    """What the meta-loss is differentiated by: weights (P,), images (T, B, C, H, W), labels (T, B, K), lr
+    (T,), momentum (T,), and with readouts also real images (n, N, C, H, W)."""
     test: tuple[Tensor, Tensor]
-    """Images (N, C, H, W) and class numbers (N,) that the trained learner is judged by; the class numbers serve each readout too."""
+    """Images (N, C, H, W) and class numbers (N,) that the trained learner is judged by; the class numbers
+    serve each readout too."""
     every: int | None
     """Inner steps between readouts; None for no readouts."""
     optimizer: Optimizer = SGD()  # noqa: RUF009 (frozen)
@@ -74,7 +81,9 @@ class Problem:
 
     def unflatten(self, w: Tensor) -> Params:
         parts = w.split([shape.numel() for shape in self.shapes.values()])
-        return {name: part.view(shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
+        return {
+            name: part.view(shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
+        }
 
     def loss(self, params: Params, batch: Sequence[Tensor]) -> Tensor:
         return cross_entropy(self.network(params, batch[0]), batch[1])
@@ -101,7 +110,13 @@ class Problem:
     def gradients(self, adjoint: Adjoint) -> dict[str, Tensor]:
         """The meta-gradient with respect to every input."""
         leaves = {name: x.clone().requires_grad_() for name, x in self.inputs.items()}
-        return dict(zip(leaves, torch.autograd.grad(self.meta_loss(adjoint, leaves), list(leaves.values())), strict=True))
+        return dict(
+            zip(
+                leaves,
+                torch.autograd.grad(self.meta_loss(adjoint, leaves), list(leaves.values())),
+                strict=True,
+            )
+        )
 
     def to(self, dtype: torch.dtype, device: torch.device | str) -> Problem:
         """The same numbers elsewhere."""
@@ -124,7 +139,8 @@ def make_problem(
     classes: int = 3,
     seed: int = 1,
 ) -> Problem:
-    """A problem in float64 whose data are drawn from ``seed``: soft labels, and a different lr and momentum at each step."""
+    """A problem in float64 whose data are drawn from ``seed``: soft labels, and a different lr and momentum
+    at each step."""
     rng = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:
@@ -145,25 +161,29 @@ def make_problem(
 
 
 def learner_problem(name: str, *, steps: int = 7, every: int | None = 3) -> Problem:
-    """``dense``: one hidden layer. ``conv``: two weight-normalized convolutions with mean-only normalization, and a dense layer."""
+    """``dense``: one hidden layer. ``conv``: two weight-normalized convolutions with mean-only normalization,
+    and a dense layer."""
     configs = {
         "dense": LearnerConfig(channels=(), pool_after=(), hidden=(6,), norm="none", weight_norm=False),
         "conv": LearnerConfig(channels=(3, 4), pool_after=(1, 2), hidden=(5,)),
     }
     learner = Learner(configs[name], (2, 6, 6), n_classes=3)
-    return make_problem(name, learner, learner.init(0, dtype=torch.float64), learner.image_shape, steps=steps, every=every)
+    return make_problem(
+        name, learner, learner.init(0, dtype=torch.float64), learner.image_shape, steps=steps, every=every
+    )
 
 
 def adam_problem() -> Problem:
-    """``adam``: the dense problem, with steps of Adam in place of SGD. A large eps, since central differences need a smooth run, and with
-    a small one each step nearly jumps where a gradient passes zero."""
+    """``adam``: the dense problem, with steps of Adam in place of SGD. A large eps, since central differences
+    need a smooth run, and with a small one each step nearly jumps where a gradient passes zero."""
     problem = learner_problem("dense")
     lr = {"lr": problem.inputs["lr"] / 10}
     return dataclasses.replace(problem, name="adam", inputs=problem.inputs | lr, optimizer=Adam(eps=0.1))
 
 
 def relative_difference(found: Tensor, expected: Tensor) -> float:
-    """``max|found - expected| / max|expected|``; infinite where a NaN or another shape makes that meaningless."""
+    """``max|found - expected| / max|expected|``; infinite where a NaN or another shape makes that
+    meaningless."""
     if torch.equal(found, expected):
         return 0.0
     if found.shape != expected.shape:
@@ -173,7 +193,8 @@ def relative_difference(found: Tensor, expected: Tensor) -> float:
 
 
 def differences(problem: Problem, name: str, directions: Tensor) -> Tensor:
-    """Central differences of the meta-loss by input ``name`` along each of ``directions`` (n, *shape of the input): (n,)."""
+    """Central differences of the meta-loss by input ``name`` along each of ``directions`` (n, *shape of the
+    input): (n,)."""
 
     def at(shift: Tensor) -> Tensor:
         with torch.no_grad():
@@ -184,21 +205,25 @@ def differences(problem: Problem, name: str, directions: Tensor) -> Tensor:
 
 
 def difference_from_differences(problem: Problem, name: str, d: Tensor) -> float:
-    """How far the gradient ``d`` by input ``name`` is from central differences along three random directions, relative."""
+    """How far the gradient ``d`` by input ``name`` is from central differences along three random directions,
+    relative."""
     rng = torch.Generator().manual_seed(2)
     directions = torch.randn(3, *d.shape, generator=rng, dtype=torch.float64).to(d)
     return relative_difference((directions * d).flatten(1).sum(1), differences(problem, name, directions))
 
 
 def there_and_back(problem: Problem, momentum: float, steps: int) -> tuple[bool, float]:
-    """Train reversibly for T ``steps`` on the problem's first batch and return: whether (w0, 0) came back bit for bit, and the bits
-    stored per weight and step."""
-    w0, batch = problem.inputs["weights"], [problem.inputs["images"][0], problem.inputs["labels"][0]]
+    """Train reversibly for T ``steps`` on the problem's first batch and return: whether (w0, 0) came back bit
+    for bit, and the bits stored per weight and step."""
+    w0 = problem.inputs["weights"]
+    batch = [problem.inputs["images"][0], problem.inputs["labels"][0]]
 
     def descend(w: Tensor) -> Tensor:
         return gradient(lambda w, b: problem.loss(problem.unflatten(w), b), w, batch)
 
-    lr, fraction, state = 0.05, rational_momentum(momentum), FixedPointState(w0, "weight {}".format)
+    lr = 0.05
+    fraction = rational_momentum(momentum)
+    state = FixedPointState(w0, "weight {}".format)
     for t in range(steps):
         state.step(t, descend(state.w), lr, *fraction)
     bits = 8 * state.buffer.nbytes / (len(w0) * steps)
@@ -215,16 +240,23 @@ class _Table:
         self.passed = True
 
     def heading(self, text: str) -> None:
-        print(f"\n{text}\n{'method':<17}{'problem':<9}{'input':<13}{'agreement':<13}{'difference':>10}{'allowed':>10}")
+        print(
+            
+            f"\n{text}\n{'method':<17}{'problem':<9}{'input':<13}{'agreement':<13}{'difference':>10}{'allowed':>10}"
+        )
 
     def row(self, method: str, problem: str, name: str, difference: float, allowed: float) -> None:
         passed = difference <= allowed
         agreement = "exact" if difference == 0 else "approximate" if passed else "wrong"
-        print(f"{method:<17}{problem:<9}{name:<13}{agreement:<13}{difference:>10.1e}{allowed:>10.1e}  {self._verdict(passed)}")
+        print(
+            f"{method:<17}{problem:<9}{name:<13}{agreement:<13}{difference:>10.1e}{allowed:>10.1e}  {self._verdict(passed)}"
+        )
 
     def returned(self, method: str, momentum: float, exact: bool, bits: float) -> None:
         agreement = "exact" if exact else "wrong"
-        print(f"{method:<17}{momentum:<22g}{agreement:<13}{bits:>10.4f}{bits_per_step(momentum):>10.4f}  {self._verdict(exact)}")
+        print(
+            f"{method:<17}{momentum:<22g}{agreement:<13}{bits:>10.4f}{bits_per_step(momentum):>10.4f}  {self._verdict(exact)}"
+        )
 
     def skipped(self, method: str, reason: str) -> None:
         print(f"{method:<17}skipped: {reason}")
@@ -240,8 +272,9 @@ class _Table:
 def run(device: str = "cpu", adjoints: Mapping[str, Adjoint] = ADJOINTS, steps: int = 1000) -> bool:
     """Print the proof for ``device`` (cpu or cuda); True if everything passed.
 
-    The first of ``adjoints`` is held against central differences and the others against the first; ``steps`` is the length of the
-    exact return. TF32 is off and kernels are deterministic for the duration. Takes some ten seconds.
+    The first of ``adjoints`` is held against central differences and the others against the first; ``steps``
+    is the length of the exact return. TF32 is off and kernels are deterministic for the duration. Takes some
+    ten seconds.
     """
     if torch.device(device).type == "cuda" and not torch.cuda.is_available():
         print(f"cannot check on {device}: this PyTorch ({torch.__version__}) finds no CUDA device")
@@ -264,9 +297,13 @@ def _check_gradients(table: _Table, device: str, adjoints: Mapping[str, Adjoint]
     table.heading(f"{first} against central differences, float64")
     for problem, gradients in zip(on_device, expected, strict=True):
         for name, d in gradients.items():
-            table.row(first, problem.name, name, difference_from_differences(problem, name, d), DIFFERENCE_TOLERANCE)
+            table.row(
+                first, problem.name, name, difference_from_differences(problem, name, d), DIFFERENCE_TOLERANCE
+            )
 
-    def compare(method: str, adjoint: Adjoint, problem: Problem, gradients: Mapping[str, Tensor]) -> dict[str, float]:
+    def compare(
+        method: str, adjoint: Adjoint, problem: Problem, gradients: Mapping[str, Tensor]
+    ) -> dict[str, float]:
         if method == "Reversible" and problem.optimizer != SGD():
             return {}  # refused
         try:
@@ -283,7 +320,13 @@ def _check_gradients(table: _Table, device: str, adjoints: Mapping[str, Adjoint]
     for method, adjoint in others:
         for problem, gradients in zip(on_device, expected, strict=True):
             for name, difference in compare(method, adjoint, problem, gradients).items():
-                table.row(method, problem.name, name, difference, REVERSIBLE_TOLERANCE if method == "Reversible" else TOLERANCE)
+                table.row(
+                    method,
+                    problem.name,
+                    name,
+                    difference,
+                    REVERSIBLE_TOLERANCE if method == "Reversible" else TOLERANCE,
+                )
 
     table.heading(f"float32 on {device} against float64 (the input that differs most)")
     for method, adjoint in adjoints.items():
@@ -294,7 +337,10 @@ def _check_gradients(table: _Table, device: str, adjoints: Mapping[str, Adjoint]
 
 
 def _check_return(table: _Table, device: str, steps: int) -> None:
-    print(f"\nReversible, {steps:,} steps there and back\n{'method':<17}{'momentum':<22}{'return':<13}{'bits':>10}{'log2(1/m)':>10}")
+    print(
+        f"\nReversible, {steps:,} steps there and "
+        f"back\n{'method':<17}{'momentum':<22}{'return':<13}{'bits':>10}{'log2(1/m)':>10}"
+    )
     for momentum in (0.5, 0.9):
         try:
             exact, bits = there_and_back(learner_problem("dense").to(torch.float64, device), momentum, steps)

@@ -1,12 +1,12 @@
 """The transfer matrix: does a curriculum teach learners that its teacher never met?
 
-    from minigtn.studies.transfer import table, transfer
-    result = transfer(config, data, {"one learner": load_curriculum("runs/a"), "sampled": load_curriculum("runs/b")}, path)
-    print(table(result))
+    from minigtn.studies.transfer import table, transfer result = transfer(config, data, {"one learner":
+    load_curriculum("runs/a"), "sampled": load_curriculum("runs/b")}, path) print(table(result))
 
-Rows are the learners of :data:`minigtn.networks.families.LEARNERS`, scaled from the run's own; columns are the curricula, real data with as many steps
-and images, and real data with many times the steps. What a learner reaches with more real data says what it can: a curriculum that
-teaches *every learner that reaches .95 on real data* is the claim to be read off.
+Rows are the learners of :data:`minigtn.networks.families.LEARNERS`, scaled from the run's own; columns are
+the curricula, real data with as many steps and images, and real data with many times the steps. What a
+learner reaches with more real data says what it can: a curriculum that teaches *every learner that reaches
+.95 on real data* is the claim to be read off.
 """
 
 from __future__ import annotations
@@ -42,16 +42,19 @@ def transfer(
 ) -> dict[str, Any]:
     """Judge ``curricula`` on the zoo's learners (all, or ``names``); the figures as plain JSON values.
 
-    ``config`` gives the learner that rows are scaled from, the seed, the number of fresh learners, and the grid of the real-data arms: for
-    each learner lr and momentum are tuned on validation data, with as many steps and images as the curricula have, and the best of that
-    (``evaluate.FINALISTS``) once more for ``more`` times the steps. Every figure is test accuracy after the last step: mean and standard
-    deviation (n - 1) over ``config.evaluation.learners`` fresh learners. The curricula bring their own step sizes.
+    ``config`` gives the learner that rows are scaled from, the seed, the number of fresh learners, and the
+    grid of the real-data arms: for each learner lr and momentum are tuned on validation data, with as many
+    steps and images as the curricula have, and the best of that (``evaluate.FINALISTS``) once more for
+    ``more`` times the steps. Every figure is test accuracy after the last step: mean and standard deviation
+    (n - 1) over ``config.evaluation.learners`` fresh learners. The curricula bring their own step sizes.
 
-    ``path``: where the result is written after each row. A file that is there goes on where it stopped, if it was made with the same
-    settings and curricula; ValueError if not. Raises ValueError for curricula that do not fit the data or each other, and unknown names.
+    ``path``: where the result is written after each row. A file that is there goes on where it stopped, if it
+    was made with the same settings and curricula; ValueError if not. Raises ValueError for curricula that do
+    not fit the data or each other, and unknown names.
 
-    Time: for each learner about ``5 * FINALISTS * more + 200`` runs as long as the curriculum with the default grid, and as many readings.
-    Memory: ``more * T`` batches of real images for every learner that is trained in one pass.
+    Time: for each learner about ``5 * FINALISTS * more + 200`` runs as long as the curriculum with the
+    default grid, and as many readings. Memory: ``more * T`` batches of real images for every learner that is
+    trained in one pass.
     """
     if more < 1:
         raise ValueError(f"more must be at least 1 times the steps of the curricula, not {more}")
@@ -59,7 +62,10 @@ def transfer(
     names = list(LEARNERS if names is None else names)
     unknown = [name for name in names if name not in LEARNERS]
     if unknown or not names:
-        raise ValueError(f"there is no learner {', '.join(unknown) or '(none given)'}; the learners are {', '.join(LEARNERS)}")
+        raise ValueError(
+            f"there is no learner {', '.join(unknown) or '(none given)'}; the learners are "
+            f"{', '.join(LEARNERS)}"
+        )
     settings = {
         "dataset": data.name,
         "seed": config.seed,
@@ -69,7 +75,13 @@ def transfer(
         "curricula": {name: _digest(curriculum) for name, curriculum in curricula.items()},
     }
     made = environment(data.train.x.device)
-    counts = {"inner_steps": T, "batch_size": B, "n_learners": config.evaluation.learners, "more_steps": more * T, "good": GOOD}
+    counts = {
+        "inner_steps": T,
+        "batch_size": B,
+        "n_learners": config.evaluation.learners,
+        "more_steps": more * T,
+        "good": GOOD,
+    }
     rows = _rows_of(path, settings)
     bar = tqdm(names, desc="transfer", unit="learner")
     for name in bar:
@@ -77,8 +89,17 @@ def transfer(
         if name not in rows:
             entry = LEARNERS[name]
             learner = entry.build(config.learner, data.image_shape, data.n_classes)
-            rows[name] = {"about": entry.about, "sampled": entry.sampled, **_row(learner, config, data, curricula, T, B, more)}
-        result = {**counts, "rows": {name: rows[name] for name in LEARNERS if name in rows}, "settings": settings, **made}
+            rows[name] = {
+                "about": entry.about,
+                "sampled": entry.sampled,
+                **_row(learner, config, data, curricula, T, B, more),
+            }
+        result = {
+            **counts,
+            "rows": {name: rows[name] for name in LEARNERS if name in rows},
+            "settings": settings,
+            **made,
+        }
         if path is not None:
             write_json(path, result)
     return result
@@ -86,8 +107,14 @@ def transfer(
 
 def table(result: Mapping[str, Any]) -> str:
     """The matrix in plain text, and one line per curriculum with what can be claimed."""
-    columns = [*result["settings"]["curricula"], f"real, {result['inner_steps']} steps", f"real, {result['more_steps']} steps"]
-    cells = {name: [*row["taught"].values(), row["real"], row["real_more"]] for name, row in result["rows"].items()}
+    columns = [
+        *result["settings"]["curricula"],
+        f"real, {result['inner_steps']} steps",
+        f"real, {result['more_steps']} steps",
+    ]
+    cells = {
+        name: [*row["taught"].values(), row["real"], row["real_more"]] for name, row in result["rows"].items()
+    }
     wide = max(len(name) for name in cells) + 2
     widths = [max(len(column), 13) + 2 for column in columns]
     steps, batch_size, n = (result[name] for name in ("inner_steps", "batch_size", "n_learners"))
@@ -96,30 +123,51 @@ def table(result: Mapping[str, Any]) -> str:
         " " * wide + "".join(column.rjust(width) for column, width in zip(columns, widths, strict=True)),
     ]
     for name, row in cells.items():
-        shown = (f"{100 * cell['mean']:.1f} ± {100 * cell['std']:.1f}".rjust(width) for cell, width in zip(row, widths, strict=True))
+        shown = (
+            f"{100 * cell['mean']:.1f} ± {100 * cell['std']:.1f}".rjust(width)
+            for cell, width in zip(row, widths, strict=True)
+        )
         lines.append(f"{name}{'' if result['rows'][name]['sampled'] else ' *'}".ljust(wide) + "".join(shown))
     lines.append("* of a family that zoo.sample never makes")
-    able = [name for name, row in result["rows"].items() if max(row["real"]["mean"], row["real_more"]["mean"]) >= result["good"]]
+    able = [
+        name
+        for name, row in result["rows"].items()
+        if max(row["real"]["mean"], row["real_more"]["mean"]) >= result["good"]
+    ]
     for curriculum in result["settings"]["curricula"]:
-        taught = [name for name in able if result["rows"][name]["taught"][curriculum]["mean"] >= result["good"]]
-        lines.append(f"{curriculum}: {len(taught)} of the {len(able)} learners that reach {result['good']:.0%} on real data reach it, too")
+        taught = [
+            name for name in able if result["rows"][name]["taught"][curriculum]["mean"] >= result["good"]
+        ]
+        lines.append(
+            f"{curriculum}: {len(taught)} of the {len(able)} learners that reach {result['good']:.0%} on "
+            "real data reach it, too"
+        )
     return "\n".join(lines)
 
 
 def _row(
-    learner: Classifier, config: RunConfig, data: Dataset, curricula: Mapping[str, Curriculum], T: int, B: int, more: int
+    learner: Classifier,
+    config: RunConfig,
+    data: Dataset,
+    curricula: Mapping[str, Curriculum],
+    T: int,
+    B: int,
+    more: int,
 ) -> dict[str, Any]:
     seeds = [seed_for(config.seed, Purpose.TEST, i) for i in range(config.evaluation.learners)]
 
     def real(steps: int, scores: list[dict[str, float]]) -> dict[str, float]:
-        lr, momentum = scores[0]["lr"], scores[0]["momentum"]
+        lr = scores[0]["lr"]
+        momentum = scores[0]["momentum"]
         figures = _figures(real_curves(learner, data, data.test, seeds, steps, B, lr, momentum, every=steps))
         return {**figures, "lr": lr, "momentum": momentum}
 
     scores = tune_real_arm(learner, data, config.evaluation, config.seed, T, B)
     longer = tune_real_arm(learner, data, config.evaluation, config.seed, more * T, B, finalists(scores))
     device = data.train.x.device
-    taught = {name: taught_curves(learner, c.to(device), data.test, seeds, every=T) for name, c in curricula.items()}
+    taught = {
+        name: taught_curves(learner, c.to(device), data.test, seeds, every=T) for name, c in curricula.items()
+    }
     return {
         "weights": sum(p.numel() for p in learner.init(0).values()),
         "taught": {name: _figures(curves) for name, curves in taught.items()},
@@ -138,10 +186,12 @@ def _steps_and_batch(data: Dataset, curricula: Mapping[str, Curriculum]) -> tupl
     sizes = {name: tuple(curriculum.x.shape[:2]) for name, curriculum in curricula.items()}
     if len(set(sizes.values())) != 1:
         raise ValueError(
-            f"a transfer matrix needs one curriculum or several of the same number of steps and images; given {sizes or 'none'}"
+            "a transfer matrix needs one curriculum or several of the same number of steps and images; "
+            f"given {sizes or 'none'}"
         )
     for name, curriculum in curricula.items():
-        shape, classes = tuple(curriculum.x.shape[2:]), len(curriculum.class_names)
+        shape = tuple(curriculum.x.shape[2:])
+        classes = len(curriculum.class_names)
         if (shape, classes) != (data.image_shape, data.n_classes):
             raise ValueError(
                 f"the curriculum {name!r} teaches {classes} classes of {shape} images, but {data.name} has {data.n_classes} of "

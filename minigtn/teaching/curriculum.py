@@ -51,9 +51,9 @@ class Curriculum:
     """Ordered synthetic batches with their step sizes: all that a learner needs for T inner steps.
 
     x: (T, B, C, H, W) float32 in standardized units · y: (T, B, K) class probabilities · lr, momentum: (T,) ·
-    mean, std: per channel, of the pixels in [0, 1] that a real image is standardized with · provenance: where it came from ·
-    optimizer: of the inner steps (sgd, adam or rmsprop, with torch's usual constants; momentum is Adam's beta1).
-    Memory: ``4 * T*B*C*H*W`` bytes.
+    mean, std: per channel, of the pixels in [0, 1] that a real image is standardized with · provenance: where
+    it came from · optimizer: of the inner steps (sgd, adam or rmsprop, with torch's usual constants; momentum
+    is Adam's beta1). Memory: ``4 * T*B*C*H*W`` bytes.
     """
 
     x: Tensor
@@ -68,9 +68,13 @@ class Curriculum:
 
     def __post_init__(self) -> None:
         if self.optimizer not in OPTIMIZERS:
-            raise ValueError(f"a curriculum's optimizer is one of {', '.join(OPTIMIZERS)}, not {self.optimizer!r}")
+            raise ValueError(
+                f"a curriculum's optimizer is one of {', '.join(OPTIMIZERS)}, not {self.optimizer!r}"
+            )
         x, y, lr, momentum = (tuple(part.shape) for part in (self.x, self.y, self.lr, self.momentum))
-        names, means, stds = len(self.class_names), len(self.mean), len(self.std)
+        names = len(self.class_names)
+        means = len(self.mean)
+        stds = len(self.std)
         T, B, C, *_ = x if len(x) == 5 else (0, 0, 0)
         if T < 1 or (y, lr, momentum, means, stds) != ((T, B, names), (T,), (T,), C, C):
             raise ValueError(
@@ -87,16 +91,22 @@ class Curriculum:
 
     def to(self, device: torch.device | str) -> Curriculum:
         """The same curriculum with its tensors on ``device``."""
-        return replace(self, **{name: getattr(self, name).to(device) for name in ("x", "y", "lr", "momentum")})
+        return replace(
+            self, **{name: getattr(self, name).to(device) for name in ("x", "y", "lr", "momentum")}
+        )
 
     def standardize(self, images: Tensor) -> Tensor:
         """Real images (N, C, H, W), uint8 or floats in [0, 1], in the units that the learner is taught in."""
         pixels = images.to(self.x.dtype) / (255 if images.dtype == torch.uint8 else 1)
-        mean, std = (torch.tensor(v, dtype=pixels.dtype, device=pixels.device).view(-1, 1, 1) for v in (self.mean, self.std))
+        mean, std = (
+            torch.tensor(v, dtype=pixels.dtype, device=pixels.device).view(-1, 1, 1)
+            for v in (self.mean, self.std)
+        )
         return (pixels - mean) / std
 
     def save(self, path: str | Path, *, pixels: str = "float32") -> None:
-        """Write one safetensors file, atomically. ``pixels="uint8"`` is a quarter of the size, in steps of 4/255 of a unit."""
+        """Write one safetensors file, atomically. ``pixels="uint8"`` is a quarter of the size, in steps of
+        4/255 of a unit."""
         if pixels not in ("float32", "uint8"):
             raise ValueError(f"pixels must be 'float32' or 'uint8', not {pixels!r}")
         low, high = PIXEL_RANGE
@@ -128,7 +138,9 @@ def load_curriculum(path_or_name: str | Path) -> Curriculum:
         shipped = {p.stem: p for p in sorted(SHIPPED.glob("*.safetensors"))}
         if str(path_or_name) not in shipped:
             known = ", ".join(shipped) or "(none)"
-            raise FileNotFoundError(f"no curriculum file {path}; give a file, a run's folder, or one of these names: {known}")
+            raise FileNotFoundError(
+                f"no curriculum file {path}; give a file, a run's folder, or one of these names: {known}"
+            )
         path = shipped[str(path_or_name)]
     try:
         with safe_open(path, "pt") as file:
@@ -140,32 +152,53 @@ def load_curriculum(path_or_name: str | Path) -> Curriculum:
             low, high = PIXEL_RANGE
             x = x.float() * ((high - low) / 255) + low
         names, mean, std = (tuple(about[name]) for name in ("class_names", "mean", "std"))
-        return Curriculum(x, y, lr, momentum, names, mean, std, about["provenance"], about.get("optimizer", about.get("optimiser", "sgd")))
+        return Curriculum(
+            x,
+            y,
+            lr,
+            momentum,
+            names,
+            mean,
+            std,
+            about["provenance"],
+            about.get("optimizer", about.get("optimiser", "sgd")),
+        )
     except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise ValueError(f"{path} is not a readable curriculum file ({error}); make one with minigtn train or export") from error
+        raise ValueError(
+            f"{path} is not a readable curriculum file ({error}); make one with minigtn train or export"
+        ) from error
 
 
 @torch.enable_grad()
 def teach(module: M, curriculum: Curriculum, after_step: Callable[[int], None] | None = None) -> M:
-    """Train ``module`` in place on the curriculum, once through: T steps of its optimizer with the learned lr and momentum.
+    """Train ``module`` in place on the curriculum, once through: T steps of its optimizer with the learned lr
+    and momentum.
 
-    ``module`` maps images (B, C, H, W) to logits (B, K), on any device; it should be freshly initialized, as the learners in
-    meta-training were. ``after_step(t)``, t = 1..T, may measure it. Returns the module, in training mode. Cost: T steps of training.
+    ``module`` maps images (B, C, H, W) to logits (B, K), on any device; it should be freshly initialized, as
+    the learners in meta-training were. ``after_step(t)``, t = 1..T, may measure it. Returns the module, in
+    training mode. Cost: T steps of training.
     Raises ValueError where the module's logits do not fit the classes.
     """
     parameters = [p for p in module.parameters() if p.requires_grad]
     if not parameters:
         raise ValueError("the module has no parameters that require grad: there is nothing to teach")
-    device, dtype = parameters[0].device, parameters[0].dtype
-    optimizer, module = OPTIMIZERS[curriculum.optimizer], module.train()
+    device = parameters[0].device
+    dtype = parameters[0].dtype
+    optimizer = OPTIMIZERS[curriculum.optimizer]
+    module = module.train()
     state = optimizer.start(torch.cat([p.detach().flatten() for p in parameters]))
     lrs, momenta = (part.to(device, dtype) for part in (curriculum.lr, curriculum.momentum))
     for t, (x, y) in enumerate(zip(curriculum.x, curriculum.y, strict=True)):
         logits = module(x.to(device, dtype))
         if logits.shape != y.shape:
-            raise ValueError(f"the module returned {tuple(logits.shape)} for a batch whose labels are {tuple(y.shape)} (batch, classes)")
+            raise ValueError(
+                f"the module returned {tuple(logits.shape)} for a batch whose labels are {tuple(y.shape)} "
+                "(batch, classes)"
+            )
         loss = F.cross_entropy(logits, y.to(device, dtype))
-        g = torch.cat([part.flatten() for part in torch.autograd.grad(loss, parameters, materialize_grads=True)])
+        g = torch.cat(
+            [part.flatten() for part in torch.autograd.grad(loss, parameters, materialize_grads=True)]
+        )
         state = optimizer.step(state, g, lrs[t], momenta[t])
         with torch.no_grad():
             for p, part in zip(parameters, state[0].split([p.numel() for p in parameters]), strict=True):

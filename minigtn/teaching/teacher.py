@@ -1,7 +1,8 @@
-"""The teacher: a curriculum of synthetic batches and the inner step sizes, all learned, in interchangeable pieces.
+"""The teacher: a curriculum of synthetic batches and the inner step sizes, all learned, in interchangeable
+pieces.
 
-Source: Such et al. 2019 (arXiv 1912.07768) in the set-up of the authors' code. Departure: lr and momentum are bounded (theirs are plain
-exponentials: a learned momentum could pass 1).
+Source: Such et al. 2019 (arXiv 1912.07768) in the set-up of the authors' code. Departure: lr and momentum are
+bounded (theirs are plain exponentials: a learned momentum could pass 1).
 """
 
 from __future__ import annotations
@@ -21,26 +22,29 @@ from minigtn.teaching.generator import generate, init_generator
 
 LR_RANGE = (1e-4, 10.0)
 MOMENTUM_MAX = 0.99
-CONFIDENCE = 4.0  # learned labels start as softmax(CONFIDENCE * one-hot): .86 for the right one of ten classes
+# learned labels start as softmax(CONFIDENCE * one-hot): .86 for the right one of ten classes
+CONFIDENCE = 4.0
 
 
 @dataclass(frozen=True)
 class TeacherConfig:
-    """Generator and curriculum. Memory grows with T*B and the image size; ``minigtn train`` measures and prints it before the first step
-    (2 MiB for the preset ``digits``, 13 MiB for ``mnist-small``, 330 MiB for ``mnist-paper``)."""
+    """Generator and curriculum. Memory grows with T*B and the image size; ``minigtn train`` measures and
+    prints it before the first step (2 MiB for the preset ``digits``, 13 MiB for ``mnist-small``, 330 MiB for
+    ``mnist-paper``)."""
 
     inner_steps: int = 32
     """T: batches in the curriculum, one per inner step."""
     batch_size: int = 128
     """B: synthetic images in one batch; class labels are balanced (image i has class i mod K)."""
     images: Literal["generator", "pixels", "real"] = "generator"
-    """What makes the images: the generator; pixels learned one by one (dataset distillation); or nothing: real images, in an order drawn
-    anew for every learner, so that only the step sizes are learned."""
+    """What makes the images: the generator; pixels learned one by one (dataset distillation); or nothing:
+    real images, in an order drawn anew for every learner, so that only the step sizes are learned."""
     z: Literal["learned", "gaussian", "random"] = "learned"
-    """The generator's input vectors: learned (a curriculum); drawn anew for every learner with a learned mean and scale; or drawn anew from
-    the standard normal distribution (no curriculum)."""
+    """The generator's input vectors: learned (a curriculum); drawn anew for every learner with a learned mean
+    and scale; or drawn anew from the standard normal distribution (no curriculum)."""
     order: Literal["fixed", "batches", "all"] = "fixed"
-    """The order of the images: as learned; whole batches shuffled anew for every learner; or all images shuffled."""
+    """The order of the images: as learned; whole batches shuffled anew for every learner; or all images
+    shuffled."""
     labels: Literal["fixed", "learned"] = "fixed"
     """Labels: the class each image was made for, or class probabilities that are learned (soft labels)."""
     learn_step_sizes: bool = True
@@ -54,29 +58,46 @@ class TeacherConfig:
     channels: tuple[int, int] = (128, 64)
     """Channels of the generator at a quarter and at half of the image size."""
     optimizer: Literal["sgd", "adam", "rmsprop"] = "sgd"
-    """The learner's optimizer; its momentum is Adam's beta1. Not with the adjoint 'reversible' but for sgd."""
+    """The learner's optimizer; its momentum is Adam's beta1. Not with the adjoint 'reversible' but for
+    sgd."""
     lr: float = 0.02
     """Initial inner learning rate, learned per step within (1e-4, 10) on a logarithmic scale."""
     momentum: float = 0.5
     """Initial inner momentum, learned per step within (0, 0.99)."""
 
     def __post_init__(self) -> None:
-        sizes = {name: getattr(self, name) for name in ("inner_steps", "batch_size", "z_size", "dense")} | {"channels": min(self.channels)}
+        sizes = {name: getattr(self, name) for name in ("inner_steps", "batch_size", "z_size", "dense")} | {
+            "channels": min(self.channels)
+        }
         small = [name for name, size in sizes.items() if size < 1]
         if small:
             raise ValueError(f"{small[0]} must be at least 1, not {getattr(self, small[0])}")
         if not LR_RANGE[0] < self.lr < LR_RANGE[1]:
             raise ValueError(f"the initial inner lr must lie inside {LR_RANGE}, not {self.lr}")
         if not 0.0 < self.momentum < MOMENTUM_MAX:
-            raise ValueError(f"the initial inner momentum must lie inside (0, {MOMENTUM_MAX}), not {self.momentum}")
+            raise ValueError(
+                f"the initial inner momentum must lie inside (0, {MOMENTUM_MAX}), not {self.momentum}"
+            )
         if self.images != "generator" and self.z != "learned":
-            raise ValueError(f"z='{self.z}' is the input of a generator, and images='{self.images}' has none; leave z at 'learned'")
+            raise ValueError(
+                f"z='{self.z}' is the input of a generator, and images='{self.images}' has none; leave z at "
+                "'learned'"
+            )
         if self.images == "real" and (self.order, self.labels) != ("fixed", "fixed"):
-            raise ValueError("real images are drawn anew for every learner, with their own labels; leave order and labels at 'fixed'")
+            raise ValueError(
+                "real images are drawn anew for every learner, with their own labels; leave order and "
+                "labels at 'fixed'"
+            )
         if self.images == "real" and not self.learn_step_sizes:
-            raise ValueError("real images with fixed step sizes leave nothing to learn; turn learn_step_sizes on, or use another teacher")
+            raise ValueError(
+                "real images with fixed step sizes leave nothing to learn; turn learn_step_sizes on, or use "
+                "another teacher"
+            )
         if self.z != "learned" and self.labels == "learned":
-            raise ValueError("learned labels belong to learned images; with z drawn anew there are none, so leave labels at 'fixed'")
+            raise ValueError(
+                "learned labels belong to learned images; with z drawn anew there are none, so leave labels "
+                "at 'fixed'"
+            )
 
     @property
     def varies(self) -> bool:
@@ -104,11 +125,13 @@ def variant(config: TeacherConfig, name: str) -> TeacherConfig:
 
 
 class Teacher(nn.Module):
-    """``x, y, lr, momentum, optimizer = teacher(seed)``: x (T, B, C, H, W), y (T, B, K) class probabilities, lr and momentum (T,), and
-    the inner optimizer that they are for (:class:`~minigtn.teaching.curriculum.TrainingData`).
+    """``x, y, lr, momentum, optimizer = teacher(seed)``: x (T, B, C, H, W), y (T, B, K) class probabilities,
+    lr and momentum (T,), and the inner optimizer that they are for
+    (:class:`~minigtn.teaching.curriculum.TrainingData`).
 
-    The seed decides whatever the config draws anew for every learner. For the generator H and W must be multiples of 4 (two doublings).
-    Its parameters are the outer loop's ``theta``: those of the pieces that the config names. ``real`` is needed for real images alone.
+    The seed decides whatever the config draws anew for every learner. For the generator H and W must be
+    multiples of 4 (two doublings). Its parameters are the outer loop's ``theta``: those of the pieces that
+    the config names. ``real`` is needed for real images alone.
     """
 
     classes: Tensor
@@ -125,14 +148,21 @@ class Teacher(nn.Module):
         real: Split | None = None,
     ) -> None:
         super().__init__()
-        self.config, self.image_shape, self.n_classes, self.real = config, image_shape, n_classes, real
+        self.config = config
+        self.image_shape = image_shape
+        self.n_classes = n_classes
+        self.real = real
         rng = torch.Generator().manual_seed(seed)
-        T, B, Z = config.inner_steps, config.batch_size, config.z_size
+        T = config.inner_steps
+        B = config.batch_size
+        Z = config.z_size
         labels = nn.functional.one_hot(torch.arange(B).remainder(n_classes), n_classes).to(dtype)
         self.register_buffer("classes", labels.expand(T, B, n_classes), persistent=False)
         if config.images == "generator":
             sizes = config.dense, config.channels
-            weights = init_generator(image_shape, Z + n_classes, *sizes, rng, weight_norm=config.weight_norm, dtype=dtype)
+            weights = init_generator(
+                image_shape, Z + n_classes, *sizes, rng, weight_norm=config.weight_norm, dtype=dtype
+            )
             # nn.ParameterDict forbids dots in names, so layer.role is kept as layer-role
             self.generator = nn.ParameterDict({name.replace(".", "-"): w for name, w in weights.items()})
         if config.images == "generator" and config.z != "random":
@@ -177,7 +207,8 @@ class Teacher(nn.Module):
         T, B = self.classes.shape[:2]
         if self.config.order == "batches":
             shuffled = torch.randperm(T, generator=rng).to(x.device)
-            x, y = x[shuffled], y[shuffled]
+            x = x[shuffled]
+            y = y[shuffled]
         elif self.config.order == "all":
             shuffled = torch.randperm(T * B, generator=rng).to(x.device)
             x, y = (part.flatten(0, 1)[shuffled].view(part.shape) for part in (x, y))
@@ -188,7 +219,9 @@ class Teacher(nn.Module):
         T, B = self.classes.shape[:2]
         if self.real is not None and self.config.images == "real":
             x, numbers = self.real.draw(T, B, rng)
-            return x.to(self.classes.dtype), nn.functional.one_hot(numbers, self.n_classes).to(self.classes.dtype)
+            return x.to(self.classes.dtype), nn.functional.one_hot(numbers, self.n_classes).to(
+                self.classes.dtype
+            )
         y = torch.softmax(self.y_raw, -1) if self.config.labels == "learned" else self.classes
         if self.config.images == "pixels":
             return 2 * torch.tanh(self.pixels), y
@@ -200,7 +233,9 @@ class Teacher(nn.Module):
         """The generator's input vectors (T, B, Z)."""
         if self.config.z == "learned":
             return self.z
-        noise = torch.randn(*self.classes.shape[:2], self.config.z_size, generator=rng, dtype=self.classes.dtype).to(self.classes.device)
+        noise = torch.randn(
+            *self.classes.shape[:2], self.config.z_size, generator=rng, dtype=self.classes.dtype
+        ).to(self.classes.device)
         return noise if self.config.z == "random" else self.z + self.z_log_scale.exp() * noise
 
 

@@ -27,12 +27,15 @@ SPACES: dict[str, Any] = {space.name: space for space in (NasBenchMacro, NasBenc
 
 
 def get(name: str, **sizes: int) -> Space:
-    """The space of that name; ``sizes`` as in the table above, 0 for the space's own. ValueError, in one sentence, for an unknown name or
-    size."""
+    """The space of that name; ``sizes`` as in the table above, 0 for the space's own. ValueError, in one
+    sentence, for an unknown name or size."""
     if name not in SPACES:
         raise ValueError(f"there is no search space {name!r}; the spaces are {', '.join(SPACES)}")
-    known, sizes = SPACES[name].sizes, {size: value for size, value in sizes.items() if value}
+    known = SPACES[name].sizes
+    sizes = {size: value for size, value in sizes.items() if value}
     unknown = [size for size in sizes if size not in known]
     if unknown:
-        raise ValueError(f"the space {name} has no size {unknown[0]!r}; it has {' and '.join(known) or 'none'}")
+        raise ValueError(
+            f"the space {name} has no size {unknown[0]!r}; it has {' and '.join(known) or 'none'}"
+        )
     return SPACES[name](**sizes)

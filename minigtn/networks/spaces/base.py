@@ -12,10 +12,12 @@ from torch import Tensor, nn
 
 
 class Space(ABC):
-    """A set of architectures. Each has one canonical string; the methods that return an ``arch`` return that one.
+    """A set of architectures. Each has one canonical string; the methods that return an ``arch`` return that
+    one.
 
-    A search sees an architecture as one value for every name in ``choices``. In some spaces several such dicts are the same network:
-    ``from_choices(to_choices(arch)) == arch`` always holds, ``to_choices(from_choices(d)) == d`` need not.
+    A search sees an architecture as one value for every name in ``choices``. In some spaces several such
+    dicts are the same network: ``from_choices(to_choices(arch)) == arch`` always holds,
+    ``to_choices(from_choices(d)) == d`` need not.
     """
 
     name: ClassVar[str]
@@ -26,20 +28,25 @@ class Space(ABC):
 
     @abstractmethod
     def parse(self, arch: str) -> tuple[str, ...]:
-        """One value per name of ``choices``; ValueError, in one sentence, for a string that is no architecture of this space."""
+        """One value per name of ``choices``; ValueError, in one sentence, for a string that is no
+        architecture of this space."""
 
     @abstractmethod
     def format(self, values: Sequence[str]) -> str:
         """The canonical string; the inverse of :meth:`parse`, which checks nothing."""
 
     @abstractmethod
-    def build(self, arch: str, n_classes: int = 10, in_channels: int = 3, running_stats: bool = False) -> nn.Module:
-        """A fresh network: images (B, ``in_channels``, H, W) -> logits (B, ``n_classes``). Weights are drawn from torch's global generator.
+    def build(
+        self, arch: str, n_classes: int = 10, in_channels: int = 3, running_stats: bool = False
+    ) -> nn.Module:
+        """A fresh network: images (B, ``in_channels``, H, W) -> logits (B, ``n_classes``). Weights are drawn
+        from torch's global generator.
 
-        ``running_stats=False`` normalizes with the statistics of the batch at hand, in training and in evaluation: right for a learner
-        that takes a handful of steps (running averages have not warmed up) and for ``torch.func.functional_call`` inside the outer
-        loop (there is no hidden state). ``True`` keeps the usual running averages for ``eval()``: right for a full training.
-        Not for batches of one image. ValueError where ``arch`` is no architecture of this space.
+        ``running_stats=False`` normalizes with the statistics of the batch at hand, in training and in
+        evaluation: right for a learner that takes a handful of steps (running averages have not warmed up)
+        and for ``torch.func.functional_call`` inside the outer loop (there is no hidden state). ``True``
+        keeps the usual running averages for ``eval()``: right for a full training. Not for batches of one
+        image. ValueError where ``arch`` is no architecture of this space.
         """
 
     def valid(self, arch: str) -> bool:
@@ -55,10 +62,14 @@ class Space(ABC):
         return dict(zip(self.choices, self.parse(arch), strict=True))
 
     def from_choices(self, choices: Mapping[str, Any]) -> str:
-        """The architecture with these values; ValueError where a name is missing or unknown, or a value is not allowed."""
+        """The architecture with these values; ValueError where a name is missing or unknown, or a value is
+        not allowed."""
         wrong = sorted(self.choices.keys() ^ choices.keys())
         if wrong:
-            raise ValueError(f"an architecture of {self.name} needs the choices {', '.join(self.choices)}; missing or unknown: {wrong}")
+            raise ValueError(
+                f"an architecture of {self.name} needs the choices {', '.join(self.choices)}; missing or "
+                f"unknown: {wrong}"
+            )
         for name, allowed in self.choices.items():
             if choices[name] not in allowed:
                 raise ValueError(f"{self.name}: {name} can be {', '.join(allowed)}, not {choices[name]!r}")
@@ -71,7 +82,8 @@ class Space(ABC):
 
     def mutate(self, arch: str, seed: int) -> str:
         """Another network, one random choice away (for regularized evolution, Real et al. 2019)."""
-        rng, values = np.random.default_rng(seed), list(self.parse(arch))
+        rng = np.random.default_rng(seed)
+        values = list(self.parse(arch))
         arch = self.format(values)
         open_ = [i for i, allowed in enumerate(self.choices.values()) if len(allowed) > 1]
         while True:  # a changed choice may still be the same network
@@ -82,14 +94,17 @@ class Space(ABC):
                 return mutant
 
     def params(self, arch: str) -> int:
-        """Weights of the network for 3 x 32 x 32 images and 10 classes. Time: tens of milliseconds; no weight is allocated."""
+        """Weights of the network for 3 x 32 x 32 images and 10 classes. Time: tens of milliseconds; no weight
+        is allocated."""
         with torch.device("meta"):
             return sum(p.numel() for p in self.build(arch).parameters())
 
     def flops(self, arch: str) -> int:
-        """Multiply-adds of the convolutions and of the linear layer (without its bias) for one 3 x 32 x 32 image and 10 classes.
+        """Multiply-adds of the convolutions and of the linear layer (without its bias) for one 3 x 32 x 32
+        image and 10 classes.
 
-        Normalization, activations, pooling and additions are not counted, as in the published tables. Time: tens of milliseconds.
+        Normalization, activations, pooling and additions are not counted, as in the published tables. Time:
+        tens of milliseconds.
         """
         counts: list[int] = []
         with torch.device("meta"):
@@ -105,22 +120,25 @@ class Space(ABC):
 
 
 class _Counter(nn.Module):
-    """Stands in for a layer: notes its multiply-adds and returns zeros of its shape. (Running layers on the meta device would do, too,
-    but the first of them takes seconds to import torch's decompositions.)"""
+    """Stands in for a layer: notes its multiply-adds and returns zeros of its shape. (Running layers on the
+    meta device would do, too, but the first of them takes seconds to import torch's decompositions.)"""
 
     def __init__(self, layer: nn.Conv2d | nn.Linear, counts: list[int]) -> None:
         super().__init__()
-        self.layer, self.counts = layer, counts
+        self.layer = layer
+        self.counts = counts
 
     def forward(self, x: Tensor) -> Tensor:
-        layer, size = self.layer, []
+        layer = self.layer
+        size = []
         if isinstance(layer, nn.Conv2d):
             padding: Any = layer.padding
             window = zip(x.shape[2:], layer.kernel_size, layer.stride, padding, strict=True)
             size = [(n + 2 * pad - kernel) // stride + 1 for n, kernel, stride, pad in window]
         outputs = len(layer.weight)
         result = torch.zeros(()).expand(len(x), outputs, *size)
-        self.counts.append(result.numel() * layer.weight.numel() // outputs)  # each number is a sum over one filter
+        # each number is a sum over one filter
+        self.counts.append(result.numel() * layer.weight.numel() // outputs)
         return result
 
 
@@ -137,7 +155,8 @@ def batch_norm(channels: int, running_stats: bool) -> nn.BatchNorm2d:
 
 
 def relu_conv_bn(inputs: int, outputs: int, kernel: int, stride: int, running_stats: bool) -> nn.Sequential:
-    """ReLU, a convolution that keeps the size (or halves it with stride 2, rounded up), batch normalization."""
+    """ReLU, a convolution that keeps the size (or halves it with stride 2, rounded up), batch
+    normalization."""
     conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
     return nn.Sequential(nn.ReLU(), conv, batch_norm(outputs, running_stats))
 

@@ -1,4 +1,5 @@
-"""The network that the space ``cells`` builds; its source and its departures stand in :mod:`minigtn.networks.spaces.cells`."""
+"""The network that the space ``cells`` builds; its source and its departures stand in
+:mod:`minigtn.networks.spaces.cells`."""
 
 from __future__ import annotations
 
@@ -21,10 +22,12 @@ AUXILIARY = (128, 768)  # widths of the auxiliary head
 
 
 class CellNetwork(nn.Module):
-    """Images (B, C, H, W) -> logits (B, K); cells as in ``stack``, each a plan and whether it is a reduction cell.
+    """Images (B, C, H, W) -> logits (B, K); cells as in ``stack``, each a plan and whether it is a reduction
+    cell.
 
-    ``drop_path`` is the probability with which an edge of the last cell is dropped for an image, in training; earlier cells drop in
-    proportion to their depth. It is 0 unless somebody sets it; random numbers come from torch's global generator.
+    ``drop_path`` is the probability with which an edge of the last cell is dropped for an image, in training;
+    earlier cells drop in proportion to their depth. It is 0 unless somebody sets it; random numbers come from
+    torch's global generator.
     """
 
     def __init__(
@@ -34,18 +37,27 @@ class CellNetwork(nn.Module):
         super().__init__()
         self.drop_path = 0.0
         wide = STEM_MULTIPLIER * channels
-        self.stem = nn.Sequential(nn.Conv2d(in_channels, wide, 3, padding=1, bias=False), batch_norm(wide, running_stats))
+        self.stem = nn.Sequential(
+            nn.Conv2d(in_channels, wide, 3, padding=1, bias=False), batch_norm(wide, running_stats)
+        )
         self.cells = nn.ModuleList()
-        inputs, halve, width = (wide, wide), False, wide
+        inputs = (wide, wide)
+        halve = False
+        width = wide
         for i, (plan, reduction) in enumerate(stack):
             channels *= 2 if reduction else 1
             cell = Cell(plan, inputs, halve, channels, reduction, running_stats)
             self.cells.append(cell)
-            inputs, halve, width = (inputs[1], cell.width), reduction, cell.width
+            inputs = (inputs[1], cell.width)
+            halve = reduction
+            width = cell.width
             if reduction:
-                self.auxiliary_after, auxiliary_width = i, width  # the last reduction cell
+                self.auxiliary_after = i
+                auxiliary_width = width  # the last reduction cell
         self.auxiliary = AuxiliaryHead(auxiliary_width, n_classes, running_stats) if auxiliary else None
-        self.head = nn.Sequential(nn.ReLU(), GlobalAverage(), nn.Dropout(dropout), nn.Linear(width, n_classes))
+        self.head = nn.Sequential(
+            nn.ReLU(), GlobalAverage(), nn.Dropout(dropout), nn.Linear(width, n_classes)
+        )
         for weight in self.parameters():
             if weight.ndim > 1 and not weight.is_meta:
                 nn.init.kaiming_normal_(weight)
@@ -66,7 +78,8 @@ class CellNetwork(nn.Module):
 
 
 class Cell(nn.Module):
-    """Two states -> the concatenation of the states that no node uses, ``width`` channels, half as high and wide if ``reduction``."""
+    """Two states -> the concatenation of the states that no node uses, ``width`` channels, half as high and
+    wide if ``reduction``."""
 
     def __init__(
         self, plan: CellPlan, inputs: tuple[int, int], halve: bool, channels: int, reduction: bool, running_stats: bool
@@ -79,25 +92,39 @@ class Cell(nn.Module):
         self.adapt = nn.ModuleList([first, _same_width(inputs[1], channels, running_stats)])
         self.plan = plan
         self.edges = nn.ModuleList(
-            operation(op, channels, 2 if reduction and state < 2 else 1, running_stats) for node in plan for state, op in node
+            operation(op, channels, 2 if reduction and state < 2 else 1, running_stats)
+            for node in plan
+            for state, op in node
         )
         used = {state for node in plan for state, _ in node}
         self.loose = [state for state in range(len(plan) + 2) if state not in used]
         self.halve_loose = nn.ModuleDict(
-            {str(state): FactorizedReduction(channels, channels, running_stats) for state in self.loose if reduction and state < 2}
+            {
+                str(state): FactorizedReduction(channels, channels, running_stats)
+                for state in self.loose
+                if reduction and state < 2
+            }
         )
         self.width = channels * len(self.loose)
 
     def forward(self, before: Tensor, now: Tensor, drop: float) -> Tensor:
         states = [self.adapt[0](before), self.adapt[1](now)]
         for k, (a, b) in enumerate(self.plan):
-            left, right = self.edges[2 * k](states[a[0]]), self.edges[2 * k + 1](states[b[0]])
+            left = self.edges[2 * k](states[a[0]])
+            right = self.edges[2 * k + 1](states[b[0]])
             states.append(dropped(left, drop) + dropped(right, drop))
-        return torch.cat([self.halve_loose[str(s)](states[s]) if str(s) in self.halve_loose else states[s] for s in self.loose], 1)
+        return torch.cat(
+            [
+                self.halve_loose[str(s)](states[s]) if str(s) in self.halve_loose else states[s]
+                for s in self.loose
+            ],
+            1,
+        )
 
 
 class FactorizedReduction(nn.Module):
-    """Two 1x1 convolutions with stride 2, on the even positions and on the odd ones, then batch normalization."""
+    """Two 1x1 convolutions with stride 2, on the even positions and on the odd ones, then batch
+    normalization."""
 
     def __init__(self, inputs: int, outputs: int, running_stats: bool) -> None:
         super().__init__()
@@ -109,13 +136,18 @@ class FactorizedReduction(nn.Module):
 
 
 class AuxiliaryHead(nn.Module):
-    """A second classifier, on the features after the last reduction, that only training uses (Szegedy et al. 2015)."""
+    """A second classifier, on the features after the last reduction, that only training uses (Szegedy et al.
+    2015)."""
 
     def __init__(self, inputs: int, n_classes: int, running_stats: bool) -> None:
         super().__init__()
         first, second = AUXILIARY
-        self.squeeze = nn.Sequential(nn.Conv2d(inputs, first, 1, bias=False), batch_norm(first, running_stats), nn.ReLU())
-        self.mix = nn.Sequential(nn.Conv2d(first, second, 2, bias=False), batch_norm(second, running_stats), nn.ReLU())
+        self.squeeze = nn.Sequential(
+            nn.Conv2d(inputs, first, 1, bias=False), batch_norm(first, running_stats), nn.ReLU()
+        )
+        self.mix = nn.Sequential(
+            nn.Conv2d(first, second, 2, bias=False), batch_norm(second, running_stats), nn.ReLU()
+        )
         self.classify = nn.Linear(second, n_classes)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -139,23 +171,42 @@ def operation(name: str, channels: int, stride: int, running_stats: bool) -> nn.
     """The edge of that name: (B, C, H, W) -> the same, or half as high and wide with stride 2, rounded up."""
     if name == "identity":
         return nn.Identity() if stride == 1 else FactorizedReduction(channels, channels, running_stats)
-    kind, k = re.sub("[0-9].*", "", name), int(re.findall("[0-9]", name)[1])  # "conv1x7-7x1" -> conv, 7
+    kind = re.sub("[0-9].*", "", name)
+    k = int(re.findall("[0-9]", name)[1])  # "conv1x7-7x1" -> conv, 7
     if kind in ("max", "avg"):
         around = k // 2 if k % 2 else 0
-        pool = nn.MaxPool2d(k, stride, around) if kind == "max" else nn.AvgPool2d(k, stride, around, count_include_pad=False)
+        pool = (
+            nn.MaxPool2d(k, stride, around)
+            if kind == "max"
+            else nn.AvgPool2d(k, stride, around, count_include_pad=False)
+        )
         return pool if k % 2 else nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), pool)
     if kind == "sep":
-        return nn.Sequential(*_separable(channels, k, stride, running_stats), *_separable(channels, k, 1, running_stats))
+        return nn.Sequential(
+            *_separable(channels, k, stride, running_stats), *_separable(channels, k, 1, running_stats)
+        )
     if "-" in name:
         row = nn.Conv2d(channels, channels, (1, k), (1, stride), (0, k // 2), bias=False)
         column = nn.Conv2d(channels, channels, (k, 1), (stride, 1), (k // 2, 0), bias=False)
-        return nn.Sequential(nn.ReLU(), row, batch_norm(channels, running_stats), nn.ReLU(), column, batch_norm(channels, running_stats))
+        return nn.Sequential(
+            nn.ReLU(),
+            row,
+            batch_norm(channels, running_stats),
+            nn.ReLU(),
+            column,
+            batch_norm(channels, running_stats),
+        )
     return relu_conv_bn(channels, channels, k, stride, running_stats)
 
 
 def _separable(channels: int, kernel: int, stride: int, running_stats: bool) -> list[nn.Module]:
     depthwise = nn.Conv2d(channels, channels, kernel, stride, kernel // 2, groups=channels, bias=False)
-    return [nn.ReLU(), depthwise, nn.Conv2d(channels, channels, 1, bias=False), batch_norm(channels, running_stats)]
+    return [
+        nn.ReLU(),
+        depthwise,
+        nn.Conv2d(channels, channels, 1, bias=False),
+        batch_norm(channels, running_stats),
+    ]
 
 
 def _same_width(inputs: int, channels: int, running_stats: bool) -> nn.Module:

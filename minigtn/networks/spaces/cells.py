@@ -1,17 +1,20 @@
-"""Cells: the space of the paper's search, after NAO (Luo et al. 2018, arXiv 1808.07233) and ENAS (Pham et al. 2018, arXiv 1802.03268).
+"""Cells: the space of the paper's search, after NAO (Luo et al. 2018, arXiv 1808.07233) and ENAS (Pham et al.
+2018, arXiv 1802.03268).
 
-A cell has two inputs (the outputs of the two cells before it: states 0 and 1) and five nodes (states 2 to 6). A node adds up two edges:
-each takes an earlier state through an operation. The states that no node uses are concatenated into the output. N normal cells, a
-reduction cell, N normal cells, a reduction cell, N normal cells; a reduction cell has stride 2 on its inputs and doubles the channels F.
+A cell has two inputs (the outputs of the two cells before it: states 0 and 1) and five nodes (states 2 to 6).
+A node adds up two edges: each takes an earlier state through an operation. The states that no node uses are
+concatenated into the output. N normal cells, a reduction cell, N normal cells, a reduction cell, N normal
+cells; a reduction cell has stride 2 on its inputs and doubles the channels F.
 
-Operations: the eleven of NAO's CIFAR-10 search (its PyTorch code, the table of the "large" space), which are also the ones that the
-sampler of the GTN authors' search code draws from. NAO's weight-sharing search and ENAS draw from five:
-``Cells(operations=WEIGHT_SHARING)``.
+Operations: the eleven of NAO's CIFAR-10 search (its PyTorch code, the table of the "large" space), which are
+also the ones that the sampler of the GTN authors' search code draws from. NAO's weight-sharing search and
+ENAS draw from five: ``Cells(operations=WEIGHT_SHARING)``.
 
-As in NAO's code: inputs are adapted (1x1 convolution, or a factorised reduction after a reduction cell) only where their shape differs;
-2x2 pooling pads right and below; drop-path acts on every edge and grows with depth and time; Kaiming initialization.
-As in the GTN authors' code: ReLU before the global average. Departures: the auxiliary head pools to 2x2 from any size (from 8x8 with the
-published 5x5 windows), and the search uses plain weights, not weight normalization.
+As in NAO's code: inputs are adapted (1x1 convolution, or a factorised reduction after a reduction cell) only
+where their shape differs; 2x2 pooling pads right and below; drop-path acts on every edge and grows with depth
+and time; Kaiming initialization. As in the GTN authors' code: ReLU before the global average. Departures: the
+auxiliary head pools to 2x2 from any size (from 8x8 with the published 5x5 windows), and the search uses plain
+weights, not weight normalization.
 """
 
 from __future__ import annotations
@@ -35,11 +38,12 @@ NODES = range(2, 7)
 
 @dataclass(frozen=True)
 class Cells(Space):
-    """An architecture reads ``NORMAL/REDUCTION``; a cell is five nodes with commas between, a node two edges with a plus between, an
-    edge ``state:operation``, so that ``0:conv3x3+1:max5x5`` adds up a convolution of state 0 and a pooling of state 1.
+    """An architecture reads ``NORMAL/REDUCTION``; a cell is five nodes with commas between, a node two edges
+    with a plus between, an edge ``state:operation``, so that ``0:conv3x3+1:max5x5`` adds up a convolution of
+    state 0 and a pooling of state 1.
 
-    The canonical string is the first in order among those of the same network: edges within a node and nodes within a cell can be
-    written in several orders.
+    The canonical string is the first in order among those of the same network: edges within a node and nodes
+    within a cell can be written in several orders.
     """
 
     cells_per_stage: int = 3
@@ -67,7 +71,9 @@ class Cells(Space):
 
     def parse(self, arch: str) -> tuple[str, ...]:
         values = tuple(re.split("[/,+:]", arch))
-        sound = len(values) == len(self.choices) and all(v in allowed for v, allowed in zip(values, self.choices.values(), strict=True))
+        sound = len(values) == len(self.choices) and all(
+            v in allowed for v, allowed in zip(values, self.choices.values(), strict=True)
+        )
         if not sound or _text(_plans(values)) != arch:
             raise ValueError(
                 f"an architecture of {self.name} reads NORMAL/REDUCTION, each five nodes state:op+state:op with commas between, states "
@@ -88,7 +94,8 @@ class Cells(Space):
         auxiliary: bool = False,
         dropout: float = 0.0,
     ) -> CellNetwork:
-        """As :meth:`Space.build`; for the final training also with the auxiliary head, and with dropout before the last layer."""
+        """As :meth:`Space.build`; for the final training also with the auxiliary head, and with dropout
+        before the last layer."""
         normal, reduction = _plans(self.parse(arch))
         stage = [(normal, False)] * self.cells_per_stage
         stack = [*stage, (reduction, True), *stage, (reduction, True), *stage]
@@ -103,16 +110,21 @@ def _plans(values: Sequence[str]) -> list[CellPlan]:
 
 
 def _text(plans: Sequence[CellPlan]) -> str:
-    return "/".join(",".join("+".join(f"{state}:{op}" for state, op in node) for node in plan) for plan in plans)
+    return "/".join(
+        ",".join("+".join(f"{state}:{op}" for state, op in node) for node in plan) for plan in plans
+    )
 
 
 def _canonical(plan: CellPlan) -> CellPlan:
-    """The first, in order, of the ways to write this cell: edges sorted, nodes in any order that has each after its inputs."""
+    """The first, in order, of the ways to write this cell: edges sorted, nodes in any order that has each
+    after its inputs."""
     ways = []
     for order in itertools.permutations(NODES):
         new = {0: 0, 1: 1} | {old: i for i, old in enumerate(order, NODES[0])}
         if all(new[state] < new[old] for old, edges in zip(NODES, plan, strict=True) for state, _ in edges):
-            ways.append(tuple(_pair(*((new[state], op) for state, op in plan[old - NODES[0]])) for old in order))
+            ways.append(
+                tuple(_pair(*((new[state], op) for state, op in plan[old - NODES[0]])) for old in order)
+            )
     return min(ways)
 
 
