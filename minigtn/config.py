@@ -76,8 +76,9 @@ class MetaConfig:
 
     def __post_init__(self) -> None:
         at_least(
-            self, "meta.", outer_steps=1, real_batch=1, readout_every=0, learners=1, sample_after=0, sample_channels=0, sample_cells=0,
-            block_size=1, valid_every=0, valid_learners=1, checkpoint_every=1, max_skipped=1,
+            self, "meta.", outer_steps=1, real_batch=1, readout_every=0, learners=1, sample_after=0,
+            sample_channels=0, sample_cells=0, block_size=1, valid_every=0, valid_learners=1,
+            checkpoint_every=1, max_skipped=1,
         )  # fmt: skip
         if self.sample_learners in spaces.SPACES:
             self.make_space()
@@ -97,8 +98,8 @@ class MetaConfig:
             )
         if not 0 < self.lr < math.inf or not 0 <= self.final_lr <= 1 or not 0 <= self.clip_norm < math.inf:
             raise ValueError(
-                f"meta.lr must be positive, meta.final_lr in [0, 1] and meta.clip_norm not negative, all finite; "
-                f"given {self.lr}, {self.final_lr}, {self.clip_norm}"
+                "meta.lr must be positive, meta.final_lr in [0, 1] and meta.clip_norm not negative, all "
+                f"finite; given {self.lr}, {self.final_lr}, {self.clip_norm}"
             )
 
     def make_space(self) -> spaces.Space:

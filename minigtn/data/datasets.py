@@ -42,7 +42,8 @@ _CLASS_NAMES: dict[str, tuple[str, ...]] = {
     "digits": _DIGITS,
     "mnist": _DIGITS,
     "fashion-mnist": (
-        "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+        "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
+        "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
     ),
     "cifar10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
 }  # fmt: skip
@@ -294,8 +295,9 @@ def _read_mnist(name: str, files: dict[str, Path]) -> tuple[_Images, _Images]:
     for other, first in _FIRST_TEST_LABELS.items():
         if other != name and parts[1][1][: len(first)].tobytes() == first:
             raise DataError(
-                f"{path.parent} holds {other}, not {name}, though the files are called alike: name the folder of "
-                f"{name} with --data-dir, or leave --data-dir and MINIGTN_DATA out to download it."
+                f"{path.parent} holds {other}, not {name}, though the files are called alike: name the "
+                f"folder of {name} with --data-dir, or leave --data-dir and MINIGTN_DATA out to download "
+                "it."
             )
     return parts[0], parts[1]
 

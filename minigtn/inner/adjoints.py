@@ -254,10 +254,10 @@ class _ReversedTape:
     def finish(self, w0: Tensor) -> None:
         if not self._exact.is_at(w0):
             raise RuntimeError(
-                "Reversible did not return to the initial weights bit for bit, so this meta-gradient would be wrong. The gradient of the "
-                "inner loss must repeat exactly: use deterministic kernels (torch.use_deterministic_algorithms(True), "
-                "torch.backends.cudnn.deterministic = True, cudnn.benchmark = False), no dropout, no running statistics; "
-                "or use Checkpointed"
+                "Reversible did not return to the initial weights bit for bit, so this meta-gradient "
+                "would be wrong. The gradient of the inner loss must repeat exactly: use deterministic "
+                "kernels (torch.use_deterministic_algorithms(True), torch.backends.cudnn.deterministic = "
+                "True, cudnn.benchmark = False), no dropout, no running statistics; or use Checkpointed"
             )
 
 

@@ -52,8 +52,9 @@ def rational_momentum(momentum: float) -> tuple[int, int]:
     fraction = Fraction(momentum).limit_denominator(MAX_DENOMINATOR)
     if not 0 <= fraction < 1:
         raise ValueError(
-            f"Reversible applies momentum as a fraction n/d with d <= {MAX_DENOMINATOR}, and {momentum!r} rounds to {fraction}; "
-            f"use a momentum from 0 to {(MAX_DENOMINATOR - 1) / MAX_DENOMINATOR:.6f}, or another adjoint"
+            f"Reversible applies momentum as a fraction n/d with d <= {MAX_DENOMINATOR}, and {momentum!r} "
+            f"rounds to {fraction}; use a momentum from 0 to "
+            f"{(MAX_DENOMINATOR - 1) / MAX_DENOMINATOR:.6f}, or another adjoint"
         )
     return fraction.numerator, fraction.denominator
 

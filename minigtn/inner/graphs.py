@@ -78,8 +78,9 @@ class StepGraphs:
             if len(self._captured) > self._limit:
                 self._captured.popitem(last=False)
                 warnings.warn(
-                    f"more than {self._limit} different training runs were captured as graphs, and the oldest is dropped; "
-                    "if they are the same run, pass the same loss function each time, not a new lambda",
+                    f"more than {self._limit} different training runs were captured as graphs, and the "
+                    "oldest is dropped; if they are the same run, pass the same loss function each time, "
+                    "not a new lambda",
                     RuntimeWarning,
                     stacklevel=2,
                 )

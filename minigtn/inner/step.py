@@ -5,7 +5,7 @@ With the state s = (w, v), the learner's loss l(w, batch), and ``d_*`` the gradi
     there    g   = dl/dw (w_t, batch_t)
              s' = step(s_t, g, lr_t, momentum_t)               SGD: v' = momentum v + g,  w' = w - lr v'
 
-    back     d_s, d_g, d_lr, d_momentum = the step's vector-Jacobian product with d_s'     (Optimizer.pull_back)
+    back     d_s, d_g, d_lr, d_momentum = the step's vector-Jacobian product with d_s'   (Optimizer.pull_back)
              d_w     += d<g, d_g>/dw     = H d_g                H = d2l/dw2, symmetric
              d_batch  = d<g, d_g>/dbatch                        the mixed term
 
@@ -218,8 +218,8 @@ def refuse_captured_tensors(loop: InnerLoop, w0: Tensor) -> None:
             leaf = getattr(node, "variable", None)
             if leaf is not None and leaf is not w:
                 raise ValueError(
-                    f"the {what} uses a tensor of shape {tuple(leaf.shape)} that requires grad but is neither in params "
-                    "nor in batches; its gradient would be lost: pass it in params or in batches (one row per step), "
-                    "detach it, or use Unrolled()"
+                    f"the {what} uses a tensor of shape {tuple(leaf.shape)} that requires grad but is "
+                    "neither in params nor in batches; its gradient would be lost: pass it in params or "
+                    "in batches (one row per step), detach it, or use Unrolled()"
                 )
             todo.extend(next_node for next_node, _ in node.next_functions)

@@ -29,8 +29,10 @@ SETTINGS = {
 }
 PARTS = {"all": "all networks", "better_half": "the better half"}
 OWN_CSS = """
-.ranks td, .ranks th { padding: 5px 10px; text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
-.ranks th:first-child { text-align: left; position: sticky; left: 0; background: var(--card) } .ranks td { vertical-align: top }
+.ranks td, .ranks th { padding: 5px 10px; text-align: right; white-space: nowrap }
+.ranks td, .ranks th { font-variant-numeric: tabular-nums }
+.ranks th:first-child { text-align: left; position: sticky; left: 0; background: var(--card) }
+.ranks td { vertical-align: top }
 .ranks tr { border-bottom: 1px solid var(--line) } .ranks small { display: block; color: var(--soft) }
 """
 
@@ -59,7 +61,8 @@ def _page(
     rows: list[dict[str, Any]],
 ) -> str:
     body = _header(result, saved) + "".join(_ranks(result, part) for part in PARTS)
-    body += f'<div class="grid">{_cost(result)}{"".join(_scatter(column, result, rows) for column in _by_spearman(result))}</div>'
+    scatters = "".join(_scatter(column, result, rows) for column in _by_spearman(result))
+    body += f'<div class="grid">{_cost(result)}{scatters}</div>'
     return page.document(
         f"{result['config']['space']}, {name}", body + _settings(result, saved, tuning), OWN_CSS
     )

@@ -6,12 +6,12 @@ higher is better.
 
 | name | what it measures | source |
 | --- | --- | --- |
-| gtn | validation accuracy after the curriculum's steps, their sizes scaled as tuned | Such et al. 2019 (arXiv 1912.07768) |
-| real, real-Nx | validation accuracy after as many (N times as many) steps on real data, tuned; tse beside it | the same |
-| tse, tse-Nx | minus the sum of those steps' training losses; reads no validation data | Ru et al. 2021 (arXiv 2006.04492) |
+| gtn | validation accuracy after the curriculum's steps, scaled as tuned | Such et al. 2019 (1912.07768) |
+| real, real-Nx | the same after as many (N times as many) tuned real steps, tse beside it | the same |
+| tse, tse-Nx | minus the sum of those steps' training losses | Ru et al. 2021 (arXiv 2006.04492) |
 | params, flops | parameters, multiply-adds | |
-| synflow | flow of a network of absolute weights | Tanaka et al. 2020 (arXiv 2006.05467), Abdelfattah et al. 2021 (2101.08134) |
-| naswot | how differently images switch the ReLUs of the untrained network | Mellor et al. 2021 (arXiv 2006.04647) |
+| synflow | flow of a network of absolute weights | Tanaka et al. 2020 (arXiv 2006.05467) |
+| naswot | how differently images switch a fresh network's ReLUs | Mellor et al. 2021 (arXiv 2006.04647) |
 
 A vote (mean rank) is taken over a finished table: :mod:`minigtn.nas.ranking`. Every network starts from the
 same seed, sees the same real batches, and normalizes with the statistics of its batch, in training and in
@@ -351,8 +351,8 @@ def _first_steps(curriculum: Curriculum, steps: int, data: Dataset) -> Curriculu
     classes = len(curriculum.class_names)
     if (shape, classes) != (data.image_shape, data.n_classes):
         raise ValueError(
-            f"the curriculum teaches {classes} classes of {shape} images, but {data.name} has {data.n_classes} of {data.image_shape}; "
-            "give a curriculum made for these data"
+            f"the curriculum teaches {classes} classes of {shape} images, but {data.name} has "
+            f"{data.n_classes} of {data.image_shape}; give a curriculum made for these data"
         )
     if steps > T:
         raise ValueError(

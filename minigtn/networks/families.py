@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,12 +26,11 @@ class Entry:
     """(the run's learner, image shape, classes) -> learner."""
 
 
-def _like_base(about: str, change: Callable[[LearnerConfig], dict[str, object]]) -> Entry:
-    return Entry(
-        about,
-        True,
-        lambda base, shape, classes: Learner(dataclasses.replace(base, **change(base)), shape, classes),
-    )  # type: ignore[arg-type]
+def _like_base(about: str, change: Callable[[LearnerConfig], dict[str, Any]]) -> Entry:
+    def build(base: LearnerConfig, shape: tuple[int, int, int], classes: int) -> Learner:
+        return Learner(dataclasses.replace(base, **change(base)), shape, classes)
+
+    return Entry(about, True, build)
 
 
 def _module(about: str, make: Callable[[int, int, int], nn.Module]) -> Entry:

@@ -92,8 +92,8 @@ class LearnerConfig:
         wrong = [p for p in self.pool_after if not 1 <= p <= len(self.channels)]
         if wrong:
             raise ValueError(
-                f"pool_after={self.pool_after} names convolution {wrong[0]}, but there are {len(self.channels)}; "
-                f"use numbers from 1 to {len(self.channels)}"
+                f"pool_after={self.pool_after} names convolution {wrong[0]}, but there are "
+                f"{len(self.channels)}; use numbers from 1 to {len(self.channels)}"
             )
         if min((*self.channels, *self.hidden), default=1) < 1:
             raise ValueError(f"widths must be positive, not channels={self.channels}, hidden={self.hidden}")

@@ -27,18 +27,19 @@ LEAST = 4  # channels or units in a layer
 def sample(base: LearnerConfig, seed: int) -> LearnerConfig:
     """A learner that is like ``base`` and yet another one; the same for the same seed, on every machine.
 
-    ============  ==================================================================================================================
-    what          choices, each as likely as the other unless weighted; drawn independently
-    ============  ==================================================================================================================
-    depth         as base (2 in 5), one convolution fewer (but not none) or more, none: dense. More: a copy of the last, no pooling
-    width         0.5, 0.75, 1 or 1.25 times all channels and hidden widths, at least 4; where there is a convolution more: at most 1
-    pool          max, average
-    norm          batch, mean-only. Not none: with a fifth of such learners, whose training diverges at step sizes that suit the others,
-                  one meta-gradient in nine was not finite, and the teacher hardly learned (docs/log.md)
-    weight_norm   on, off
-    head          hidden layers as base (2 in 5), half their widths, none, or none after global average pooling; a dense learner has
-                  one hidden layer at least
-    ============  ==================================================================================================================
+    Choices, drawn independently, each as likely as the other unless weighted:
+
+    - depth: as base (2 in 5), one convolution fewer (but not none) or more, none: dense. More: a copy of the
+      last, no pooling.
+    - width: 0.5, 0.75, 1 or 1.25 times all channels and hidden widths, at least 4; where there is a
+      convolution more: at most 1.
+    - pool: max, average.
+    - norm: batch, mean-only. Not none: with a fifth of such learners, whose training diverges at step sizes
+      that suit the others, one meta-gradient in nine was not finite, and the teacher hardly learned
+      (docs/log.md).
+    - weight_norm: on, off.
+    - head: hidden layers as base (2 in 5), half their widths, none, or none after global average pooling; a
+      dense learner has one hidden layer at least.
 
     Valid for every image that ``base`` is valid for. Arithmetic: at most 1.6 times that of ``base`` for the
     presets.

@@ -1,7 +1,7 @@
 """N learners of one architecture as one: their weights stacked, every step of all of them in one pass.
 
     cohort = Cohort(learner, seeds)
-    trained = sgd(cohort.loss, cohort.start(), (x, y), lr, momentum)         # N training runs, independent of each other
+    trained = sgd(cohort.loss, cohort.start(), (x, y), lr, momentum)         # N independent training runs
     losses = [loss(learner, p) for p in cohort.members(trained)]
 
 Learner i's weights enter the i-th term of the sum alone, so their gradient is that of its own run: nothing

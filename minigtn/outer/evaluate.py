@@ -109,8 +109,8 @@ def taught_curves(
 
 
 def real_curves(
-    learner: Classifier, data: Dataset, split: Split, seeds: Iterable[int], steps: int, batch_size: int, lr: float, momentum: float,
-    every: int | None = None,
+    learner: Classifier, data: Dataset, split: Split, seeds: Iterable[int], steps: int, batch_size: int,
+    lr: float, momentum: float, every: int | None = None,
 ) -> Tensor:  # fmt: skip
     """Accuracy curves (n, readings) of fresh learners on real training batches of their own, one per seed."""
     curves = []

@@ -23,7 +23,7 @@ from minigtn.data import Dataset
 from minigtn.inner.fixed_point import FixedPointOverflow
 from minigtn.outer.evaluate import taught_curves
 from minigtn.outer.meta_gradient import MetaGradient, curriculum_of, learner_for
-from minigtn.runs.distributed import WorkerLost, Workers
+from minigtn.runs.distributed import ALONE, WorkerLost, Workers
 from minigtn.runs.files import Metrics, load_tensors, save_tensors
 from minigtn.runs.interrupt import deferred_interrupt
 from minigtn.runs.seeds import Purpose, seed_for
@@ -76,7 +76,7 @@ class MetaTraining:
     the same bits, on the same kind of device and with the same number of threads.
     """
 
-    def __init__(self, config: RunConfig, data: Dataset, workers: Workers = Workers()) -> None:  # noqa: B008 (frozen)
+    def __init__(self, config: RunConfig, data: Dataset, workers: Workers = ALONE) -> None:
         if config.meta.learners < workers.size:
             raise ValueError(
                 f"{workers.size} workers share the meta.learners = {config.meta.learners} of an outer step; "
@@ -99,8 +99,8 @@ class MetaTraining:
 
     @classmethod
     def resumed(
-        cls, config: RunConfig, data: Dataset, folder: Path, workers: Workers = Workers()
-    ) -> MetaTraining:  # noqa: B008
+        cls, config: RunConfig, data: Dataset, folder: Path, workers: Workers = ALONE
+    ) -> MetaTraining:
         """Where the folder's checkpoint left off, or at the beginning if there is none."""
         training = cls(config, data, workers)
         if (folder / "checkpoint.safetensors").exists():
@@ -196,8 +196,9 @@ class MetaTraining:
                     self.save_checkpoint(folder)
                 if diverged:
                     raise MetaTrainingDiverged(
-                        f"{progress.skipped_in_a_row} meta-gradients in a row were not finite (outer step {progress.step}): lower "
-                        "meta.lr or the initial teacher.lr, or turn on weight normalization (learner.weight-norm)"
+                        f"{progress.skipped_in_a_row} meta-gradients in a row were not finite (outer step "
+                        f"{progress.step}): lower meta.lr or the initial teacher.lr, or turn on weight "
+                        "normalization (learner.weight-norm)"
                     )
 
     def result(self) -> Curriculum:

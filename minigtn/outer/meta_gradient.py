@@ -88,15 +88,15 @@ def add_meta_gradient(lesson: TrainingData, losses: Sequence[Callable[[TrainingD
     The losses are walked back one after the other, so that one learner at a time is in memory, and the
     generator is walked back once.
     """
-    *parts, optimizer = lesson
-    leaves = [part.detach().requires_grad_(part.requires_grad) for part in parts]
-    total = leaves[0].new_zeros(())
+    parts = {name: part for name, part in lesson._asdict().items() if isinstance(part, Tensor)}
+    leaves = {name: part.detach().requires_grad_(part.requires_grad) for name, part in parts.items()}
+    total = lesson.x.new_zeros(())
     for loss in losses:
-        value = loss(TrainingData(*leaves, optimizer))
+        value = loss(lesson._replace(**leaves))
         value.backward()
         total += value.detach()
-    learned = [(part, leaf.grad) for part, leaf in zip(parts, leaves, strict=True) if leaf.grad is not None]
-    torch.autograd.backward([part for part, _ in learned], [gradient for _, gradient in learned])
+    learned = [name for name, leaf in leaves.items() if leaf.grad is not None]
+    torch.autograd.backward([parts[name] for name in learned], [leaves[name].grad for name in learned])
     return total
 
 

@@ -17,7 +17,7 @@ from minigtn.outer.evaluate import CurriculumSource, final_evaluation
 from minigtn.outer.loop import MetaTraining
 from minigtn.outer.meta_gradient import estimated_bytes
 from minigtn.pages import run_page
-from minigtn.runs.distributed import Workers
+from minigtn.runs.distributed import ALONE, Workers
 from minigtn.runs.files import environment, read_json, remove_run, write_json
 from minigtn.runs.interrupt import deferred_interrupt
 from minigtn.runs.settings import from_dict, require_same, to_dict
@@ -33,7 +33,7 @@ def train(
     resume: bool = False,
     *,
     overwrite: bool = False,
-    workers: Workers = Workers(),  # noqa: B008 (frozen)
+    workers: Workers = ALONE,
 ) -> dict[str, Any]:
     """Meta-train a teacher, judge its curriculum on test data, write the run's ``folder`` and its page; the
     content of ``result.json``. Runs where the tensors of ``data`` are; prints how much memory it will need,

@@ -186,7 +186,8 @@ def _headline(run: _Run) -> str:
         return ""
     r = run.result
     numbers = "".join(
-        f'<div class="{colour}">{label}<b>{_percent(r[f"{arm}_accuracy"])} <small>± {_percent(r[f"{arm}_accuracy_std"])}</small></b></div>'
+        f'<div class="{colour}">{label}<b>{_percent(r[f"{arm}_accuracy"])} '
+        f"<small>± {_percent(r[f'{arm}_accuracy_std'])}</small></b></div>"
         for arm, colour, label in (
             ("gtn", "taught", "taught by the curriculum"),
             ("real", "real", "real data, tuned"),
@@ -235,7 +236,8 @@ def _sheet(run: _Run) -> str:
     for i, k in enumerate(classes):
         name = escape(c.class_names[k])
         uri = page.uri("png", png(sheet[i * high : (i + 1) * high]))
-        rows += f'<tr><th scope="row">{name}</th><td><img src="{uri}" alt="Synthetic images of class {name}"></td></tr>'
+        image = f'<img src="{uri}" alt="Synthetic images of class {name}">'
+        rows += f'<tr><th scope="row">{name}</th><td>{image}</td></tr>'
     caption = (
         "Read from left to right, this is what a fresh learner is taught: an image of each class "
         "(rows) for each inner step (columns)"

@@ -65,9 +65,13 @@ class Workers:
             yield
         except RuntimeError as error:
             raise WorkerLost(
-                f"worker {self.rank} of {self.size} has lost another one ({str(error).splitlines()[0]}); what is done is saved, "
-                "and the same command with --resume goes on from there"
+                f"worker {self.rank} of {self.size} has lost another one ({str(error).splitlines()[0]}); "
+                "what is done is saved, and the same command with --resume goes on from there"
             ) from error
+
+
+ALONE = Workers()
+"""One worker that does everything."""
 
 
 @contextmanager

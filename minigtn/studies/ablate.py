@@ -282,9 +282,9 @@ def markdown(result: dict[str, Any]) -> str:
     lines = [
         "# Ablations",
         "",
-        f"Test accuracy in % of {learners} fresh learners after the last inner step, mean over n = {n} outer seeds with its 95 % interval "
-        f"(Student's t), and the difference from the first row, seed by seed. Data: {result['config']['dataset']}; {result['device']}; "
-        f"commit {result['commit']}.",
+        f"Test accuracy in % of {learners} fresh learners after the last inner step, mean over n = {n} "
+        "outer seeds with its 95 % interval (Student's t), and the difference from the first row, seed by "
+        f"seed. Data: {result['config']['dataset']}; {result['device']}; commit {result['commit']}.",
     ]
     for name, rows in result["tables"].items():
         real = "real_accuracy" in rows[0]

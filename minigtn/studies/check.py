@@ -192,7 +192,7 @@ def relative_difference(found: Tensor, expected: Tensor) -> float:
     return ratio if ratio >= 0 else math.inf
 
 
-def differences(problem: Problem, name: str, directions: Tensor) -> Tensor:
+def central_differences(problem: Problem, name: str, directions: Tensor) -> Tensor:
     """Central differences of the meta-loss by input ``name`` along each of ``directions`` (n, *shape of the
     input): (n,)."""
 
@@ -209,7 +209,9 @@ def difference_from_differences(problem: Problem, name: str, d: Tensor) -> float
     relative."""
     rng = torch.Generator().manual_seed(2)
     directions = torch.randn(3, *d.shape, generator=rng, dtype=torch.float64).to(d)
-    return relative_difference((directions * d).flatten(1).sum(1), differences(problem, name, directions))
+    return relative_difference(
+        (directions * d).flatten(1).sum(1), central_differences(problem, name, directions)
+    )
 
 
 def there_and_back(problem: Problem, momentum: float, steps: int) -> tuple[bool, float]:
@@ -240,22 +242,22 @@ class _Table:
         self.passed = True
 
     def heading(self, text: str) -> None:
-        print(
-            
-            f"\n{text}\n{'method':<17}{'problem':<9}{'input':<13}{'agreement':<13}{'difference':>10}{'allowed':>10}"
-        )
+        heads = f"{'method':<17}{'problem':<9}{'input':<13}{'agreement':<13}{'difference':>10}{'allowed':>10}"
+        print(f"\n{text}\n{heads}")
 
     def row(self, method: str, problem: str, name: str, difference: float, allowed: float) -> None:
         passed = difference <= allowed
         agreement = "exact" if difference == 0 else "approximate" if passed else "wrong"
         print(
-            f"{method:<17}{problem:<9}{name:<13}{agreement:<13}{difference:>10.1e}{allowed:>10.1e}  {self._verdict(passed)}"
+            f"{method:<17}{problem:<9}{name:<13}{agreement:<13}{difference:>10.1e}{allowed:>10.1e}  "
+            f"{self._verdict(passed)}"
         )
 
     def returned(self, method: str, momentum: float, exact: bool, bits: float) -> None:
         agreement = "exact" if exact else "wrong"
         print(
-            f"{method:<17}{momentum:<22g}{agreement:<13}{bits:>10.4f}{bits_per_step(momentum):>10.4f}  {self._verdict(exact)}"
+            f"{method:<17}{momentum:<22g}{agreement:<13}{bits:>10.4f}{bits_per_step(momentum):>10.4f}  "
+            f"{self._verdict(exact)}"
         )
 
     def skipped(self, method: str, reason: str) -> None:

@@ -194,8 +194,8 @@ def _steps_and_batch(data: Dataset, curricula: Mapping[str, Curriculum]) -> tupl
         classes = len(curriculum.class_names)
         if (shape, classes) != (data.image_shape, data.n_classes):
             raise ValueError(
-                f"the curriculum {name!r} teaches {classes} classes of {shape} images, but {data.name} has {data.n_classes} of "
-                f"{data.image_shape}; give a curriculum that was made for {data.name}"
+                f"the curriculum {name!r} teaches {classes} classes of {shape} images, but {data.name} has "
+                f"{data.n_classes} of {data.image_shape}; give a curriculum that was made for {data.name}"
             )
     T, B = next(iter(sizes.values()))
     return T, B

@@ -78,8 +78,9 @@ class Curriculum:
         T, B, C, *_ = x if len(x) == 5 else (0, 0, 0)
         if T < 1 or (y, lr, momentum, means, stds) != ((T, B, names), (T,), (T,), C, C):
             raise ValueError(
-                "a curriculum needs x (T, B, C, H, W), y (T, B, K), lr (T,), momentum (T,), K class names, C means and C stds; "
-                f"given x {x}, y {y}, lr {lr}, momentum {momentum}, {names} names, {means} means and {stds} stds"
+                "a curriculum needs x (T, B, C, H, W), y (T, B, K), lr (T,), momentum (T,), K class "
+                f"names, C means and C stds; given x {x}, y {y}, lr {lr}, momentum {momentum}, {names} "
+                f"names, {means} means and {stds} stds"
             )
         if not all(torch.isfinite(part).all() for part in (self.x, self.y, self.lr, self.momentum)):
             raise ValueError("a curriculum must be finite everywhere; this one holds NaN or infinity")

@@ -8,7 +8,7 @@
 | name | architectures | sizes that :func:`get` takes | table |
 | --- | --- | --- | --- |
 | `nas-bench-macro` | 8 layers of 3 blocks: 6,561 | `channels` (32) | Su et al. 2021 |
-| `nas-bench-201` | 6 edges of 5 operations: 15,625 | `cells_per_stage` (N, 5), `channels` (16) | Dong & Yang 2020 |
+| `nas-bench-201` | 6 edges of 5 operations: 15,625 | `cells_per_stage` (5), `channels` (16) | Dong 2020 |
 | `cells` | a normal and a reduction cell, 5 nodes each | `cells_per_stage` (N, 3), `channels` (F, 32) | |
 """
 

@@ -31,8 +31,8 @@ class CellNetwork(nn.Module):
     """
 
     def __init__(
-        self, stack: Sequence[tuple[CellPlan, bool]], channels: int, n_classes: int, in_channels: int, running_stats: bool, auxiliary: bool,
-        dropout: float,
+        self, stack: Sequence[tuple[CellPlan, bool]], channels: int, n_classes: int, in_channels: int,
+        running_stats: bool, auxiliary: bool, dropout: float,
     ) -> None:  # fmt: skip
         super().__init__()
         self.drop_path = 0.0
@@ -82,7 +82,8 @@ class Cell(nn.Module):
     wide if ``reduction``."""
 
     def __init__(
-        self, plan: CellPlan, inputs: tuple[int, int], halve: bool, channels: int, reduction: bool, running_stats: bool
+        self, plan: CellPlan, inputs: tuple[int, int], halve: bool, channels: int, reduction: bool,
+        running_stats: bool,
     ) -> None:  # fmt: skip
         """``halve``: the first input is twice as high and wide as the second."""
         super().__init__()

@@ -76,8 +76,9 @@ class Cells(Space):
         )
         if not sound or _text(_plans(values)) != arch:
             raise ValueError(
-                f"an architecture of {self.name} reads NORMAL/REDUCTION, each five nodes state:op+state:op with commas between, states "
-                f"from 0 to the one before the node, operations {', '.join(self.operations)}; not {arch!r}"
+                f"an architecture of {self.name} reads NORMAL/REDUCTION, each five nodes state:op+state:op "
+                "with commas between, states from 0 to the one before the node, operations "
+                f"{', '.join(self.operations)}; not {arch!r}"
             )
         return tuple(re.split("[/,+:]", self.format(values)))
 

@@ -43,8 +43,8 @@ class NasBench201(Space):
         words = tuple(part.partition("~")[0] for part in arch.replace("+", "").split("|") if part)
         if len(words) != len(EDGES) or not set(words) <= set(OPERATIONS) or self.format(words) != arch:
             raise ValueError(
-                f"an architecture of {self.name} reads |op~0|+|op~0|op~1|+|op~0|op~1|op~2| with operations {', '.join(OPERATIONS)}, "
-                f"not {arch!r}"
+                f"an architecture of {self.name} reads |op~0|+|op~0|op~1|+|op~0|op~1|op~2| with operations "
+                f"{', '.join(OPERATIONS)}, not {arch!r}"
             )
         return words
 
