@@ -15,14 +15,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_data import SMALL_CIFAR, cifar_files, write
 
 from minigtn import cli, data, load_curriculum
 from minigtn.cli import COMMANDS, main
 from minigtn.config import PRESETS, RunConfig
+from minigtn.data import datasets
 from minigtn.nas import search
 from minigtn.nas.study import SearchStopped
-from minigtn.outer import loop
+from minigtn.outer import meta_gradient
+from minigtn.outer.loop import MetaTraining
 from minigtn.runs.files import RUN_FILES, read_json, read_metrics
 from minigtn.runs.settings import from_dict
 from minigtn.studies import check
@@ -89,7 +90,7 @@ def test_a_search_that_cannot_go_on_says_so_in_a_sentence(monkeypatch: pytest.Mo
 
 
 def test_cifar10_with_learners_from_a_search_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(data._SIZES, "cifar10", SMALL_CIFAR)
+    monkeypatch.setitem(datasets._SIZES, "cifar10", SMALL_CIFAR)
     images = write(tmp_path / "images", cifar_files())
     sampled = ["--meta.sample-learners", "cells", "--meta.sample-channels", "2", "--meta.sample-cells", "1", "--meta.sample-after", "1"]
     sizes = ["--meta.outer-steps", "2", "--meta.valid-learners", "1", "--evaluation.learners", "2"]
@@ -193,8 +194,8 @@ def test_check_says_by_its_exit_code_whether_all_is_well(monkeypatch: pytest.Mon
 def test_a_run_that_diverges_ends_with_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    whole = loop.meta_loss
-    monkeypatch.setattr(meta, "meta_loss", lambda *args: whole(*args) * math.nan)
+    whole = meta_gradient.meta_loss
+    monkeypatch.setattr(meta_gradient, "meta_loss", lambda *args: whole(*args) * math.nan)
     assert call(*train(tiny(max_skipped=2), tmp_path / "run")) == 1
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("minigtn: 2 meta-gradients in a row were not finite (outer step 2): lower meta.lr")
@@ -308,15 +309,17 @@ def test_a_damaged_checkpoint_is_one_sentence(run: Path, capsys: pytest.CaptureF
     assert "checkpoint.safetensors is not a readable checkpoint" in printed
 
 
-def test_ctrl_c_is_130_in_every_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ctrl_c_is_130_in_every_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(cli, "load_curriculum", interrupted)
-    monkeypatch.setattr(cli, "MetaTraining", interrupted)
+    monkeypatch.setattr(MetaTraining, "resumed", interrupted)
     assert call("export", "a", "b.npz") == 130
     assert capsys.readouterr().err == "\nminigtn: stopped\n"
-    assert call("train", "--out", "nothing") == 130
+    assert call("train", "--out", tmp_path / "run") == 130
     assert capsys.readouterr().err == "\nminigtn: stopped; the same command with --resume goes on\n"
 
 

@@ -19,10 +19,10 @@ import pytest
 import torch
 
 from minigtn import data
-from minigtn.data import downloads
-from minigtn.data.datasets import DataError, Dataset
+from minigtn.data import datasets, downloads
+from minigtn.data import DataError, Dataset
 
-TRAIN_X, TRAIN_Y, TEST_X, TEST_Y = data._IDX_FILES
+TRAIN_X, TRAIN_Y, TEST_X, TEST_Y = datasets._IDX_FILES
 MNIST_MD5 = {
     TRAIN_X: "6bbc9ace898e44ae57da46a324031adb",
     TRAIN_Y: "a25bea736e30d166cdddb491f175f624",
@@ -49,9 +49,9 @@ SMALL_CIFAR = (40, 10, 10)
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """MNIST of 40 + 10 + 20 images, CIFAR-10 of 40 + 10 + 10: everything else as it is."""
-    monkeypatch.setitem(data._SIZES, "mnist", (40, 10, 20))
-    monkeypatch.setitem(data._SIZES, "fashion-mnist", (40, 10, 20))
-    monkeypatch.setitem(data._SIZES, "cifar10", SMALL_CIFAR)
+    monkeypatch.setitem(datasets._SIZES, "mnist", (40, 10, 20))
+    monkeypatch.setitem(datasets._SIZES, "fashion-mnist", (40, 10, 20))
+    monkeypatch.setitem(datasets._SIZES, "cifar10", SMALL_CIFAR)
 
 
 def idx(array: np.ndarray) -> bytes:
@@ -72,7 +72,7 @@ def cifar_files() -> dict[str, bytes]:
     rng = np.random.default_rng(0)
     records = rng.integers(0, 256, (6, 10, 3073), dtype=np.uint8)
     records[:, :, 0] = np.arange(10)
-    return {filename: records[k].tobytes() for k, filename in enumerate(data._CIFAR_FILES)}
+    return {filename: records[k].tobytes() for k, filename in enumerate(datasets._CIFAR_FILES)}
 
 
 def write(folder: Path, files: dict[str, bytes]) -> Path:
@@ -96,7 +96,7 @@ def assert_one_sentence(error: pytest.ExceptionInfo[DataError], *parts: str) -> 
 def pixels(split: data.Split, dataset: Dataset) -> torch.Tensor:
     """The stored whole numbers, from the standardized values."""
     mean, std = (torch.tensor(v, dtype=torch.float64).view(1, -1, 1, 1) for v in (dataset.mean, dataset.std))
-    values = (split.x * std + mean) * data._BRIGHTEST[dataset.name]
+    values = (split.x * std + mean) * datasets._BRIGHTEST[dataset.name]
     assert (values - values.round()).abs().max() < 1e-3
     return values.round().to(torch.uint8)
 
@@ -153,7 +153,7 @@ def test_digits_splits_are_a_partition_of_all_images() -> None:
 
 def test_splits_are_the_same_for_ever() -> None:
     """Were this to change, results of different versions could not be compared."""
-    assert data._fixed_order(12, data._CARVING_SEED).tolist() == ORDER_OF_12
+    assert datasets._fixed_order(12, datasets._CARVING_SEED).tolist() == ORDER_OF_12
     digits = data.load("digits")
     assert_same(digits, data.load("digits"))
     labels = torch.cat([digits.train.y, digits.valid.y, digits.test.y]).to(torch.uint8)
@@ -186,7 +186,7 @@ def test_local_mnist(small: None, tmp_path: Path, where: str, compressed: bool) 
     write(tmp_path / where, gz(files) if compressed else files)
     mnist = data.load("mnist", tmp_path)
     assert (len(mnist.train), len(mnist.valid), len(mnist.test)) == (40, 10, 20)
-    order = data._fixed_order(50, data._CARVING_SEED)
+    order = datasets._fixed_order(50, datasets._CARVING_SEED)
     stored = np.frombuffer(files[TRAIN_X], np.uint8, offset=16).reshape(50, 1, 28, 28)[order]
     assert np.array_equal(torch.cat([pixels(mnist.train, mnist), pixels(mnist.valid, mnist)]).numpy(), stored)
     assert torch.cat([mnist.train.y, mnist.valid.y]).tolist() == (order % 10).tolist()
@@ -204,7 +204,7 @@ def test_local_cifar10(small: None, tmp_path: Path, where: str) -> None:
     assert cifar.image_shape == (3, 32, 32)
     assert cifar.class_names[3] == "cat"
     assert len(cifar.mean) == 3
-    order = data._fixed_order(50, data._CARVING_SEED)
+    order = datasets._fixed_order(50, datasets._CARVING_SEED)
     records = np.frombuffer(b"".join(files.values()), np.uint8).reshape(60, 3073)
     stored = np.concatenate([records[:50][order], records[50:]])
     splits = (cifar.train, cifar.valid, cifar.test)
@@ -354,7 +354,7 @@ def test_official_sizes_are_required(tmp_path: Path) -> None:
         "fashion-mnist": (60_000, 10_000),
         "cifar10": (50_000, 10_000),
     }.items():
-        train, valid, test = data._SIZES[name]
+        train, valid, test = datasets._SIZES[name]
         assert (train + valid, test) == parts
 
 

@@ -14,7 +14,7 @@ from minigtn.data.datasets import Dataset, Split
 from minigtn.inner.optimizers import SGD
 from minigtn.networks.layers import cross_entropy
 from minigtn.networks.learners import Learner
-from minigtn.outer import evaluate
+from minigtn.outer import batched, evaluate
 from minigtn.outer.batched import SumOfLosses, most_together, stack, unstack
 from minigtn.outer.evaluate import (
     accuracy,
@@ -259,7 +259,7 @@ def test_evaluation_is_the_same_in_one_pass_and_one_by_one(
     digits: Dataset, curriculum: Curriculum, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # fmt: skip
     def curves(together: int) -> list[torch.Tensor]:
-        monkeypatch.setattr(evaluate, "most_together", lambda *_: together)
+        monkeypatch.setattr(batched, "most_together", lambda *_: together)
         taught = taught_curves(LEARNERS, curriculum, digits.valid, iter(range(5)))
         return [taught, real_curves(LEARNERS, digits, digits.valid, range(5), 6, 32, 0.3, 0.5)]
 

@@ -17,9 +17,10 @@ from torch import Tensor
 from minigtn import Checkpointed, Unrolled, data, load_curriculum
 from minigtn.data.datasets import Dataset, Split
 from minigtn.networks.learners import Learner
-from minigtn.outer import loop
+from minigtn.outer import loop, meta_gradient
 from minigtn.outer.loop import MetaTraining, MetaTrainingDiverged
-from minigtn.outer.meta_gradient import estimated_bytes, meta_loss, real_readout
+from minigtn.outer.batched import Cohort
+from minigtn.outer.meta_gradient import estimated_bytes, learner_for, meta_loss, real_readout
 from minigtn.runs.files import read_metrics
 from minigtn.runs.seeds import Purpose, seed_for
 from minigtn.teaching.teacher import VARIANTS, Teacher, variant
@@ -50,7 +51,7 @@ def test_meta_gradient_is_that_of_finite_differences(digits: Dataset, name: str)
     learner = Learner(LEARNER, digits.image_shape, 10)
     params = learner.init(1, dtype=torch.float64)
     readout = real_readout(
-        learner, Split(digits.train.x.double(), digits.train.y), dataclasses.replace(META, readout_every=2), 3, seeds=[2]
+        Cohort(learner, [1]), Split(digits.train.x.double(), digits.train.y), dataclasses.replace(META, readout_every=2), 3, seeds=[2]
     )
     parameter = dict(teacher.named_parameters())[name]
     direction = torch.randn_like(parameter)
@@ -79,43 +80,43 @@ def test_learners_in_one_pass_give_the_mean_of_their_meta_gradients(
     config = dataclasses.replace(tiny(learners=3, clip_norm=0.0), teacher=dataclasses.replace(TEACHER, **settings))
     gradients = []
     for most in (32, 2, 1):
-        monkeypatch.setattr(meta, "most_together", lambda device, most=most: most)
+        monkeypatch.setattr(meta_gradient, "most_together", lambda device, most=most: most)
         training = MetaTraining(config, dataclasses.replace(digits, train=train))
         record = training.outer_step()
         gradients.append(
-            torch.cat([torch.tensor([record["meta_loss"]]).double(), *(p.grad.flatten() for p in training.teacher.parameters())])
+            torch.cat([torch.tensor([record.meta_loss]).double(), *(p.grad.flatten() for p in training.teacher.parameters())])
         )
     torch.testing.assert_close(gradients[0], gradients[2], rtol=1e-8, atol=1e-12)
     torch.testing.assert_close(gradients[1], gradients[2], rtol=1e-8, atol=1e-12)
     fewer = MetaTraining(dataclasses.replace(config, meta=dataclasses.replace(config.meta, learners=2)), digits)
-    assert abs(fewer.outer_step()["meta_loss"] - gradients[0][0].item()) > 1e-4
+    assert abs(fewer.outer_step().meta_loss - gradients[0][0].item()) > 1e-4
 
 
 def test_sampled_learners_have_architectures_of_their_own(digits: Dataset) -> None:
     training = MetaTraining(tiny(learners=4, sample_learners="zoo"), digits)
-    assert len({training.learner_for(seed).config for seed in range(20)}) > 5
-    assert math.isfinite(training.outer_step()["grad_norm"])
+    assert len({learner_for(training.config, digits, seed).config for seed in range(20)}) > 5
+    assert math.isfinite(training.outer_step().grad_norm)
     assert 0 <= training.validate() <= 1
-    assert MetaTraining(tiny(), digits).learner_for(3).config == LEARNER
+    assert learner_for(tiny(), digits, 3).config == LEARNER
 
 
 def test_learners_come_from_a_search_space(digits: Dataset) -> None:
     sizes = {"sample_learners": "nas-bench-201", "sample_channels": 4, "sample_cells": 1}
     training = MetaTraining(tiny(learners=2, **sizes), digits)
     seeds = [seed_for(0, Purpose.LEARNER, i) for i in range(60)]
-    weights = [training.learner_for(seed).init(seed) for seed in seeds[:12]]
+    weights = [learner_for(training.config, digits, seed).init(seed) for seed in seeds[:12]]
     assert len({sum(p.numel() for p in params.values()) for params in weights}) > 5
     assert all(params["0.weight"].shape == (4, 1, 3, 3) for params in weights)  # the stem's channels
     record = training.outer_step()
-    assert record["skipped"] == 0
-    assert record["grad_norm"] > 0
+    assert record.skipped == 0
+    assert record.grad_norm > 0
     assert 0 <= training.validate() <= 1
 
 
 def test_the_runs_own_learner_comes_first(digits: Dataset) -> None:
     """With ``sample_after`` the first steps are those without sampling; from then on they are not, and validations never are."""
     plain, later = (MetaTraining(tiny(outer_steps=4, **changes), digits) for changes in ({}, {"sample_learners": "zoo", "sample_after": 2}))
-    losses = [[training.outer_step()["meta_loss"] for _ in range(4)] for training in (plain, later)]
+    losses = [[training.outer_step().meta_loss for _ in range(4)] for training in (plain, later)]
     assert losses[0][:2] == losses[1][:2]
     assert losses[0][2:] != losses[1][2:]
     assert plain.validate() != later.validate()
@@ -142,7 +143,7 @@ def test_every_curriculum_variant_is_meta_trained(digits: Dataset, name: str) ->
     training = MetaTraining(config, digits)
     before = training.teacher.lr().detach()
     for _ in range(2):
-        assert training.outer_step()["skipped"] == 0
+        assert training.outer_step().skipped == 0
     assert not training.teacher.lr().equal(before)
     assert 0 <= training.validate() <= 1
     curricula = [training.curriculum_for(seed).x for seed in (1, 2)]
@@ -158,7 +159,7 @@ def test_graphs_change_no_bit(digits: Dataset) -> None:
         training.outer_step()
         states.append(training.teacher.state_dict())
     assert all(states[0][name].equal(states[1][name]) for name in states[0])
-    assert training.adjoint._captured.captures == 1
+    assert training.meta_gradient.adjoint._captured.captures == 1
 
 
 def test_bfloat16_learners_give_nearly_the_same_meta_gradient(digits: Dataset) -> None:
@@ -186,7 +187,7 @@ def test_every_adjoint_gives_the_same_first_meta_gradient(digits: Dataset) -> No
 @pytest.mark.parametrize(("every", "readings"), [(1, 5), (2, 3), (5, 1), (0, 1)])
 def test_readings_of_the_meta_loss(digits: Dataset, every: int, readings: int) -> None:
     learner = Learner(LEARNER, digits.image_shape, 10)
-    readout = real_readout(learner, digits.train, dataclasses.replace(META, readout_every=every), 5, seeds=[0])
+    readout = real_readout(Cohort(learner, [0]), digits.train, dataclasses.replace(META, readout_every=every), 5, seeds=[0])
     x, y = readout.batches
     assert x.shape == (readings, 32, 1, 8, 8)
     assert y.shape == (readings, 32)
@@ -200,7 +201,7 @@ def test_the_memory_of_an_outer_step_is_estimated(digits: Dataset) -> None:
     for steps in (3, 12):
         config = dataclasses.replace(tiny(adjoint="unrolled"), teacher=dataclasses.replace(TEACHER, inner_steps=steps))
         training = MetaTraining(config, digits)
-        sizes[steps] = estimated_bytes(config, digits, training.teacher, training.learner)
+        sizes[steps] = estimated_bytes(config, digits, training.teacher)
         assert sizes[steps].keys() == {"adjoint", "teacher"}
     assert sizes[12]["adjoint"] == 4 * sizes[3]["adjoint"] > 10_000
     assert 2 < sizes[12]["teacher"] / sizes[3]["teacher"] <= 4
@@ -215,7 +216,7 @@ def test_it_learns(digits: Dataset) -> None:
     )
     training = MetaTraining(config, digits)
     before = training.validate()
-    losses = [training.outer_step()["meta_loss"] for _ in range(80)]
+    losses = [training.outer_step().meta_loss for _ in range(80)]
     assert training.finished
     assert sum(losses[-10:]) < sum(losses[:10]) - 10 * 0.2
     assert training.validate() > before + 0.15
@@ -238,7 +239,7 @@ def test_the_teacher_that_is_best_on_validation_data_is_kept(digits: Dataset, tm
         seen.append(curriculum.x)
         return torch.tensor([[next(scores)]])
 
-    monkeypatch.setattr(meta, "taught_curves", taught_curves)
+    monkeypatch.setattr(loop, "taught_curves", taught_curves)
     training = MetaTraining(tiny(outer_steps=8), digits)
     training.run(tmp_path)
     assert vars(training.progress).items() >= {"best_step": 4, "best_accuracy": pytest.approx(0.7), "step": 8}.items()
@@ -261,15 +262,15 @@ def test_the_schedule_is_a_cosine_from_lr_to_its_last_fraction(digits: Dataset) 
     training = MetaTraining(tiny(outer_steps=4, lr=0.1, final_lr=0.2, valid_every=0), digits)
     used = []
     for _ in range(4):
-        used.append((training.outer_step()["outer_lr"], training.adam.param_groups[0]["lr"]))
+        used.append((training.outer_step().outer_lr, training.adam.param_groups[0]["lr"]))
     assert [a for a, _ in used] == [b for _, b in used]
     assert [a for a, _ in used] == pytest.approx([0.02 + 0.04 * (1 + math.cos(math.pi * i / 4)) for i in range(4)])
 
 
 def test_clipping_scales_the_meta_gradient(digits: Dataset) -> None:
     whole, clipped = MetaTraining(tiny(clip_norm=0.0), digits), MetaTraining(tiny(clip_norm=0.01), digits)
-    norm = whole.outer_step()["grad_norm"]
-    assert clipped.outer_step()["grad_norm"] == norm > 0.02
+    norm = whole.outer_step().grad_norm
+    assert clipped.outer_step().grad_norm == norm > 0.02
     for a, b in zip(whole.teacher.parameters(), clipped.teacher.parameters(), strict=True):
         torch.testing.assert_close(b.grad, a.grad * (0.01 / norm), rtol=1e-4, atol=1e-9)
 
@@ -291,7 +292,7 @@ def test_meta_training_evaluation_and_validation_share_no_seed(digits: Dataset, 
 
 def poisoned(monkeypatch: pytest.MonkeyPatch, steps: set[int], what: str) -> None:
     """The meta-loss, or only its gradient, is infinite in these outer steps (counted from 1)."""
-    calls, whole = itertools.count(1), loop.meta_loss
+    calls, whole = itertools.count(1), meta_gradient.meta_loss
 
     def meta_loss(*args: Any) -> Tensor:
         loss = whole(*args)
@@ -300,7 +301,7 @@ def poisoned(monkeypatch: pytest.MonkeyPatch, steps: set[int], what: str) -> Non
             loss.register_hook(lambda g: g * (math.inf if what == "gradient" else 1))
         return loss
 
-    monkeypatch.setattr(meta, "meta_loss", meta_loss)
+    monkeypatch.setattr(meta_gradient, "meta_loss", meta_loss)
 
 
 @pytest.mark.parametrize("what", ["loss", "gradient"])
@@ -339,8 +340,8 @@ def test_an_overflow_of_the_reversible_adjoint_is_skipped_too(digits: Dataset) -
         dataclasses.replace(config, learner=learner, teacher=dataclasses.replace(TEACHER, lr=9.9, inner_steps=12)), digits
     )
     record = training.outer_step()
-    assert math.isnan(record["meta_loss"])
-    assert record["skipped"] == 1
+    assert math.isnan(record.meta_loss)
+    assert record.skipped == 1
 
 
 # ---- checkpoints ----

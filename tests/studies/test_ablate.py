@@ -31,7 +31,7 @@ def test_every_row_is_a_config_of_its_own(table: str, digits: Dataset) -> None:
     assert len({str(config) for config in configs}) == len(configs) >= 2
     for config in configs:
         if config.teacher.inner_steps <= 4:
-            assert math.isfinite(MetaTraining(config, digits).outer_step()["meta_loss"])
+            assert math.isfinite(MetaTraining(config, digits).outer_step().meta_loss)
 
 
 def test_settings_are_changed_by_dotted_name() -> None:
