@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from minigtn import cli, data, load_curriculum
+from minigtn import cli, load_curriculum
 from minigtn.cli import COMMANDS, main
 from minigtn.config import PRESETS, RunConfig
 from minigtn.data import datasets
@@ -27,7 +27,7 @@ from minigtn.outer.loop import MetaTraining
 from minigtn.runs.files import RUN_FILES, read_json, read_metrics
 from minigtn.runs.settings import from_dict
 from minigtn.studies import check
-from tiny import TINY, flags, tiny, train
+from tiny import SMALL_CIFAR, TINY, cifar_files, flags, tiny, train, write
 
 FOLDER = {*RUN_FILES, "tensorboard"}
 RESULT = {

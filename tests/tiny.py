@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from minigtn.config import EvaluationConfig, MetaConfig, RunConfig
+from minigtn.data import datasets
 from minigtn.networks.learners import LearnerConfig
 from minigtn.teaching.teacher import TeacherConfig
 
@@ -39,3 +43,21 @@ def flags(config: Any, prefix: str = "") -> list[str]:
 def train(config: RunConfig, folder: Path) -> list[str]:
     """The command that makes the run."""
     return ["train", *flags(config), "--device", "cpu", "--out", str(folder)]
+
+
+SMALL_CIFAR = (40, 10, 10)
+"""Images for training, validation and test."""
+
+
+def cifar_files() -> dict[str, bytes]:
+    rng = np.random.default_rng(0)
+    records = rng.integers(0, 256, (6, 10, 3073), dtype=np.uint8)
+    records[:, :, 0] = np.arange(10)
+    return {filename: records[k].tobytes() for k, filename in enumerate(datasets._CIFAR_FILES)}
+
+
+def write(folder: Path, files: dict[str, bytes]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for filename, content in files.items():
+        (folder / filename).write_bytes(gzip.compress(content, 1) if filename.endswith(".gz") else content)
+    return folder

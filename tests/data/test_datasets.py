@@ -19,8 +19,8 @@ import pytest
 import torch
 
 from minigtn import data
-from minigtn.data import datasets, downloads
-from minigtn.data import DataError, Dataset
+from minigtn.data import DataError, Dataset, datasets, downloads
+from tiny import SMALL_CIFAR, cifar_files, write
 
 TRAIN_X, TRAIN_Y, TEST_X, TEST_Y = datasets._IDX_FILES
 MNIST_MD5 = {
@@ -43,9 +43,6 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
-SMALL_CIFAR = (40, 10, 10)
-
-
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """MNIST of 40 + 10 + 20 images, CIFAR-10 of 40 + 10 + 10: everything else as it is."""
@@ -66,20 +63,6 @@ def mnist_files() -> dict[str, bytes]:
         files[x] = idx(rng.integers(0, 256, (n, 28, 28)))
         files[y] = idx(np.arange(n) % 10)
     return files
-
-
-def cifar_files() -> dict[str, bytes]:
-    rng = np.random.default_rng(0)
-    records = rng.integers(0, 256, (6, 10, 3073), dtype=np.uint8)
-    records[:, :, 0] = np.arange(10)
-    return {filename: records[k].tobytes() for k, filename in enumerate(datasets._CIFAR_FILES)}
-
-
-def write(folder: Path, files: dict[str, bytes]) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    for filename, content in files.items():
-        (folder / filename).write_bytes(gzip.compress(content, 1) if filename.endswith(".gz") else content)
-    return folder
 
 
 def gz(files: dict[str, bytes]) -> dict[str, bytes]:

@@ -18,7 +18,14 @@ from torch import Tensor
 
 from minigtn import data
 from minigtn.data.datasets import Dataset, Split
-from minigtn.nas.final_training import FinalConfig, FinalTraining, TrainingDiverged, cutout, final_training, seeded
+from minigtn.nas.final_training import (
+    FinalConfig,
+    FinalTraining,
+    TrainingDiverged,
+    cutout,
+    final_training,
+    seeded,
+)
 from minigtn.networks.spaces.cell_network import CellNetwork
 from minigtn.runs.files import RUN_FILES, read_metrics
 
@@ -285,12 +292,12 @@ def test_seeded_leaves_no_trace() -> None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"epochs": 0}, "epochs must be at least 1, but it is 0"),
-        ({"batch_size": 1}, "batch_size must be at least 2, but it is 1"),
+        ({"epochs": 0}, "epochs must be at least 1, not 0"),
+        ({"batch_size": 1}, "batch_size must be at least 2, not 1"),
         ({"drop_path": 1.0}, r"drop_path must be in \[0, 1\), but it is 1.0"),
         ({"momentum": -0.1}, r"momentum must be in \[0, 1\)"),
         ({"lr": math.nan}, "lr must be positive and finite, but it is nan"),
-        ({"weight_decay": math.inf}, "weight_decay must be finite and not negative"),
+        ({"weight_decay": math.inf}, "weight_decay must be at least 0, not inf"),
         ({"arch": "00000000"}, "an architecture of cells reads .*not '00000000'"),
         ({"space": "darts"}, "there is no search space 'darts'"),
         ({"space": "nas-bench-macro", "arch": "00000000", "cells_per_stage": 2}, "nas-bench-macro has no size 'cells_per_stage'"),

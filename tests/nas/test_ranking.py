@@ -178,7 +178,7 @@ def test_rank_stopped_resumed_and_extended_is_the_same(table, tmp_path, monkeypa
         return sorted((row["arch"], sorted(row["scores"].items())) for row in read_scores(where))
 
     assert values(folder) == values(tmp_path / "whole")
-    with pytest.raises(ValueError, match=r"scored with other settings \(seed: 0 -> 1\)"):
+    with pytest.raises(ValueError, match=r"was made with other settings \(seed: 0 -> 1\)"):
         run(replace(CONFIG, seed=1), table, folder)
 
 

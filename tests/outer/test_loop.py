@@ -18,8 +18,8 @@ from minigtn import Checkpointed, Unrolled, data, load_curriculum
 from minigtn.data.datasets import Dataset, Split
 from minigtn.networks.learners import Learner
 from minigtn.outer import loop, meta_gradient
-from minigtn.outer.loop import MetaTraining, MetaTrainingDiverged
 from minigtn.outer.batched import Cohort
+from minigtn.outer.loop import MetaTraining, MetaTrainingDiverged
 from minigtn.outer.meta_gradient import estimated_bytes, learner_for, meta_loss, real_readout
 from minigtn.runs.files import read_metrics
 from minigtn.runs.seeds import Purpose, seed_for

@@ -17,9 +17,9 @@ from safetensors.torch import load_file, save_file
 
 from minigtn import data
 from minigtn.data.datasets import Dataset, Split
+from minigtn.outer.loop import MetaTraining
 from minigtn.runs.distributed import Workers, workers
 from minigtn.runs.files import load_tensors, read_metrics
-from minigtn.outer.loop import MetaTraining
 from tiny import TINY, tiny, train
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="this torch has no gloo")

@@ -102,7 +102,7 @@ def test_bad_input_is_one_sentence(digits: Dataset, tmp_path: Path, tables: list
 
 def test_a_folder_of_other_settings_is_refused(digits: Dataset, tmp_path: Path, small: None) -> None:
     ablate.ablate(tiny(outer_steps=1), digits, ["steps"], 2, tmp_path)
-    with pytest.raises(ValueError, match=r"holds ablations of other settings \(seed: 0 -> 1\); use another --out"):
+    with pytest.raises(ValueError, match=r"was made with other settings \(seed: 0 -> 1\); go on with the same ones"):
         ablate.ablate(dataclasses.replace(tiny(outer_steps=1), seed=1), digits, ["steps"], 2, tmp_path)
 
 

@@ -5,7 +5,13 @@ import torch
 
 from minigtn import Reversible
 from minigtn.studies import check
-from minigtn.studies.check import ADJOINTS, DIFFERENCE_TOLERANCE, REVERSIBLE_TOLERANCE, difference_from_differences, float32_tolerance
+from minigtn.studies.check import (
+    ADJOINTS,
+    DIFFERENCE_TOLERANCE,
+    REVERSIBLE_TOLERANCE,
+    difference_from_differences,
+    float32_tolerance,
+)
 from problems import DISTORTIONS, PROBLEMS, Broken, problem, unrolled
 
 INPUTS = ("weights", "images", "labels", "lr", "momentum", "real images")
