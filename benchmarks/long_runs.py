@@ -9,7 +9,7 @@ loaded all code, what they left unused has gone back to the system, and the batc
 adjoint whose predicted memory is above the limit is skipped.
 
 Three claims are checked and printed last: twice the steps take twice the time (T = 64 against 32, within 10 %); memory is what
-``Adjoint.memory_bytes`` predicts (within 20 %); at T = 1,000 ``Reversible`` takes at most 1/30 of the memory of storing every step.
+``minigtn.memory_bytes`` predicts (within 20 %); at T = 1,000 ``Reversible`` takes at most 1/30 of the memory of storing every step.
 """
 
 from __future__ import annotations
@@ -31,8 +31,7 @@ import torch
 from common import MIB, adjoints, forget_peak, give_back_memory, memory_bytes, min_max, run_apart
 
 import minigtn
-from minigtn import Adjoint, Unrolled
-from minigtn.inner.memory import saved_bytes
+from minigtn import Adjoint, Unrolled, saved_bytes
 from minigtn.networks.layers import cross_entropy
 from minigtn.networks.learners import Learner, LearnerConfig
 from minigtn.runs.files import environment, write_json
@@ -81,7 +80,7 @@ class Problem:
     def predicted_bytes(self, adjoint: Adjoint, steps: int) -> int:
         leaves = {name: p.clone() for name, p in self.params.items()}
         activations = saved_bytes(lambda: self.loss(leaves, [torch.arange(self.config.batch)]), list(leaves.values()))
-        return adjoint.memory_bytes(steps, self.weights, activations, momentum=self.config.momentum)
+        return minigtn.memory_bytes(adjoint, steps, self.weights, activations, momentum=self.config.momentum)
 
     def batches(self, steps: int) -> torch.Tensor:
         """Which images each step trains on, (T, B)."""
