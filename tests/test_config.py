@@ -13,7 +13,7 @@ from minigtn.config import PRESETS, EvaluationConfig, MetaConfig, RunConfig
 from minigtn.networks.learners import Learner
 from minigtn.runs.settings import from_dict, to_dict
 from minigtn.teaching.teacher import Teacher
-from tiny import TINY
+from tiny import TINY, tiny
 
 SHAPES = {"digits": (1, 8, 8), "mnist": (1, 28, 28), "fashion-mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
 EVERY_PRESET = pytest.mark.parametrize("config", PRESETS.values(), ids=PRESETS)
@@ -75,4 +75,4 @@ def test_bad_setting_is_one_sentence(cls: type, settings: dict, message: str) ->
 
 @pytest.mark.parametrize(("name", "adjoint"), [("unrolled", Unrolled()), ("checkpointed", Checkpointed(3)), ("reversible", Reversible())])
 def test_the_adjoint_that_is_named_is_made(name: str, adjoint: object) -> None:
-    assert MetaConfig(adjoint=name, block_size=3).make_adjoint() == adjoint
+    assert tiny(adjoint=name, block_size=3).make_adjoint(torch.device("cpu")) == adjoint
