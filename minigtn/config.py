@@ -7,11 +7,17 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+import torch
+
 from minigtn.inner.adjoints import Adjoint, Checkpointed, Reversible, Unrolled
 from minigtn.networks import spaces
 from minigtn.networks.learners import CIFAR_LEARNER, MNIST_LEARNER, LearnerConfig
 from minigtn.runs.settings import at_least
 from minigtn.teaching.teacher import TeacherConfig
+
+Switch = Literal["auto", "on", "off"]
+COMPILATION_STEPS = 20_000
+"""Inner steps, there and back, that one compilation has to be repaid by: some 3 ms a step against 60 s."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,9 @@ class MetaConfig:
     """Outer steps before learners are sampled, in which all have the run's. Deep networks hardly teach a
     fresh teacher: a learner that is easily taught shows the way (docs/log.md). Validations always take
     sampled ones."""
+    sample_pool: int = 0
+    """Architectures that sampled learners have, drawn once; 0: every learner has one of its own. With a pool
+    their steps can be compiled and captured, once for each."""
     sample_channels: int = 0
     """Channels of the first stage of networks from a search space; 0 takes the space's own. Narrow ones are
     cheap to teach."""
@@ -57,9 +66,12 @@ class MetaConfig:
     """How the inner loop is differentiated; the meta-gradient is the same."""
     block_size: int = 1
     """Steps between two kept states, for the adjoint 'checkpointed'."""
-    graphs: bool = False
+    graphs: Switch = "auto"
     """Replay CUDA graphs of the inner steps, for the adjoint 'checkpointed' on a GPU: the same numbers
-    without the time to launch them."""
+    without the time to launch them. auto: wherever that can be, on a GPU and with few architectures."""
+    compile: Switch = "auto"
+    """Compile the inner steps, for the adjoint 'checkpointed'. auto: on a GPU, where T * outer_steps is large
+    enough to repay the minute that it takes."""
     precision: Literal["float32", "tf32", "bfloat16"] = "float32"
     """Arithmetic of the inner loop: float32; on CUDA products of 10-bit mantissas (tf32); or learners
     computed in bfloat16 from float32 weights. What that does to the meta-gradient is in
@@ -77,7 +89,7 @@ class MetaConfig:
     def __post_init__(self) -> None:
         at_least(
             self, "meta.", outer_steps=1, real_batch=1, readout_every=0, learners=1, sample_after=0,
-            sample_channels=0, sample_cells=0, block_size=1, valid_every=0, valid_learners=1,
+            sample_pool=0, sample_channels=0, sample_cells=0, block_size=1, valid_every=0, valid_learners=1,
             checkpoint_every=1, max_skipped=1,
         )  # fmt: skip
         if self.sample_learners in spaces.SPACES:
@@ -87,14 +99,20 @@ class MetaConfig:
                 "meta.sample-channels and meta.sample-cells are sizes of a search space; name one as "
                 "meta.sample-learners"
             )
-        if self.graphs and self.adjoint != "checkpointed":
+        for name in ("graphs", "compile"):
+            if getattr(self, name) == "on" and self.adjoint != "checkpointed":
+                raise ValueError(
+                    f"meta.{name} goes with the adjoint 'checkpointed', not with '{self.adjoint}'; "
+                    "turn it off"
+                )
+            if getattr(self, name) == "on" and not self.architectures:
+                raise ValueError(
+                    f"meta.{name} holds the steps of each architecture, and meta.sample-learners takes "
+                    "another one each time; give meta.sample-pool, too"
+                )
+        if self.sample_pool and self.sample_learners == "none":
             raise ValueError(
-                f"meta.graphs goes with the adjoint 'checkpointed', not with '{self.adjoint}'; turn it off"
-            )
-        if self.graphs and self.sample_learners != "none":
-            raise ValueError(
-                "meta.graphs replays the steps of one learner, and meta.sample-learners takes another one "
-                "each time; give one"
+                "meta.sample-pool is a number of sampled architectures; name meta.sample-learners, too"
             )
         if not 0 < self.lr < math.inf or not 0 <= self.final_lr <= 1 or not 0 <= self.clip_norm < math.inf:
             raise ValueError(
@@ -108,13 +126,12 @@ class MetaConfig:
             self.sample_learners, channels=self.sample_channels, cells_per_stage=self.sample_cells
         )
 
-    def make_adjoint(self) -> Adjoint:
-        """The adjoint that the settings name."""
-        return {
-            "unrolled": Unrolled(),
-            "checkpointed": Checkpointed(self.block_size, self.graphs),
-            "reversible": Reversible(),
-        }[self.adjoint]
+    @property
+    def architectures(self) -> int:
+        """How many different ones the learners have; 0: any number."""
+        if self.sample_learners == "none":
+            return 1
+        return self.sample_pool + (self.sample_after > 0) if self.sample_pool else 0
 
 
 @dataclass(frozen=True)
@@ -175,6 +192,21 @@ class RunConfig:
             )
         if self.seed < 0:
             raise ValueError(f"the seed must not be negative, but it is {self.seed}")
+
+    def make_adjoint(self, device: torch.device) -> Adjoint:
+        """The adjoint that the settings name, on that device."""
+        meta = self.meta
+        if meta.adjoint != "checkpointed":
+            return Unrolled() if meta.adjoint == "unrolled" else Reversible()
+        can = device.type == "cuda" and meta.architectures > 0
+        steps = self.teacher.inner_steps * meta.outer_steps * meta.learners
+        repaid = steps >= COMPILATION_STEPS * meta.architectures
+        return Checkpointed(
+            meta.block_size,
+            graphs=meta.graphs == "on" or (meta.graphs == "auto" and can),
+            compile=meta.compile == "on" or (meta.compile == "auto" and can and repaid),
+            max_captured=max(8, meta.architectures),
+        )
 
 
 PRESETS: dict[str, RunConfig] = {

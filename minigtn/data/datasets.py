@@ -32,6 +32,7 @@ from torch import Tensor
 
 from minigtn.data import downloads
 from minigtn.data.downloads import DataError
+from minigtn.runs.devices import sent
 
 __all__ = ["DATASETS", "DataError", "Dataset", "Split", "load", "read_cifar_batch", "read_idx"]
 
@@ -94,7 +95,7 @@ class Split:
 
     def draw(self, steps: int, batch_size: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """``steps`` batches drawn at random: x (T, B, C, H, W), y (T, B); the same images on every device."""
-        index = torch.randint(len(self.y), (steps, batch_size), generator=rng).to(self.y.device)
+        index = sent(torch.randint(len(self.y), (steps, batch_size), generator=rng), self.y.device)
         return self.x[index], self.y[index]
 
     def __len__(self) -> int:
@@ -113,8 +114,8 @@ def crop_and_flip(x: Tensor, rng: torch.Generator, padding: int = 4) -> Tensor:
     rows = torch.arange(H) + down
     columns = torch.arange(W)
     columns = torch.where(mirrored, columns.flip(0), columns) + right
-    rows = rows.to(x.device)
-    columns = columns.to(x.device)
+    rows = sent(rows, x.device)
+    columns = sent(columns, x.device)
     padded = torch.nn.functional.pad(x, [padding] * 4)
     image, channel = (torch.arange(n, device=x.device) for n in (N, C))
     return padded[

@@ -21,6 +21,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from minigtn.inner.compiled import all_compiled
 from minigtn.inner.fixed_point import FixedPointState, rational_momentum
 from minigtn.inner.graphs import GraphPool, Groups, StaticCall, StepGraphs, signature
 from minigtn.inner.optimizers import SGD, State
@@ -84,15 +85,28 @@ class Checkpointed(Adjoint):
     or depend on anything that changes between runs but its arguments (tensors it closes over may change in
     place). Settings such as TF32 are those at the capture. Memory: some five states more. Not for several
     threads at once. On the CPU it only copies: leave it off there.
+
+    ``compile=True`` fuses the same functions, their second derivatives included, into fewer kernels
+    (``minigtn.inner.compiled``): the same meta-gradient, rounded otherwise, compared with the uncompiled
+    functions before it is used. CompiledMismatch where they differ; what cannot be compiled runs as it is,
+    with one RuntimeWarning. With ``graphs`` too, the compiled functions are captured; the same rules hold. It
+    takes tens of seconds once: do not use it for a few short runs. ``max_captured`` runs are held, compiled
+    or captured, at the same time.
     """
 
     block_size: int = 1
     graphs: bool = False
+    compile: bool = False
+    max_captured: int = 8
     _captured: StepGraphs = field(default_factory=StepGraphs, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if self.block_size < 1:
-            raise ValueError(f"block_size must be at least 1, not {self.block_size}")
+        if self.block_size < 1 or self.max_captured < 1:
+            raise ValueError(
+                "block_size and max_captured must be at least 1; "
+                f"given {self.block_size} and {self.max_captured}"
+            )
+        self._captured.limit = self.max_captured
 
     def __call__(self, loop: InnerLoop, w0: Tensor, lr: Tensor, momentum: Tensor) -> tuple[Tensor, Tensor]:
         if not torch.is_grad_enabled():
@@ -103,16 +117,19 @@ class Checkpointed(Adjoint):
         self, loop: InnerLoop, w0: Tensor, lr: Tensor, momentum: Tensor, wanted: Sequence[bool]
     ) -> _KeptTape:
         steps = steps_of(loop, wanted)
-        if not self.graphs:
+        if not (self.graphs or self.compile):
             refuse_captured_tensors(loop, w0)
         else:
             like = examples(loop, w0, lr, momentum)
 
             def capture() -> Steps:
                 refuse_captured_tensors(loop, w0)
+                made = all_compiled(steps, like, Steps._fields) if self.compile else steps
+                if not self.graphs:
+                    return Steps(*made)
                 pool = GraphPool(w0.device)
                 return Steps(
-                    *(StaticCall(f, x, pool) if all(x) else f for f, x in zip(steps, like, strict=True))
+                    *(StaticCall(f, x, pool) if all(x) else f for f, x in zip(made, like, strict=True))
                 )
 
             key = loop.identity, loop.optimizer, tuple(wanted), tuple(map(signature, like))

@@ -64,7 +64,7 @@ class StepGraphs:
     for longest goes."""
 
     def __init__(self, limit: int = 8) -> None:
-        self._limit = limit
+        self.limit = limit
         self._captured: OrderedDict[Hashable, Any] = OrderedDict()
         self.captures = 0
         """How often something was captured."""
@@ -75,10 +75,10 @@ class StepGraphs:
             found = capture()
             self._captured[key] = found
             self.captures += 1
-            if len(self._captured) > self._limit:
+            if len(self._captured) > self.limit:
                 self._captured.popitem(last=False)
                 warnings.warn(
-                    f"more than {self._limit} different training runs were captured as graphs, and the "
+                    f"more than {self.limit} different training runs were captured as graphs, and the "
                     "oldest is dropped; if they are the same run, pass the same loss function each time, "
                     "not a new lambda",
                     RuntimeWarning,

@@ -120,8 +120,9 @@ def step_back(
     """Back through the step that began at weights ``w`` (P,): from the gradient by the next state,
     ``d_next``, to those by the state, by (lr, momentum), and by what is ``wanted`` of the batch. ``restore``
     gives the whole state once ``g`` is known."""
+    lr, momentum = sizes
     g, pull_back = gradient_and_pull_back(loop.loss, w, batch, wanted)
-    (d_w, *d_rest), d_g, d_lr, d_momentum = loop.optimizer.pull_back(restore(g), g, *sizes, d_next)
+    (d_w, *d_rest), d_g, d_lr, d_momentum = loop.optimizer.pull_back(restore(g), g, lr, momentum, d_next)
     hessian_d_g, d_batch = pull_back(d_g)
     return (d_w + hessian_d_g, *d_rest), (d_lr, d_momentum), d_batch
 

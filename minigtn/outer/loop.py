@@ -85,7 +85,7 @@ class MetaTraining:
         self.config = config
         self.data = data
         self.workers = workers
-        self.meta_gradient = MetaGradient(config, data, config.meta.make_adjoint())
+        self.meta_gradient = MetaGradient(config, data)
         real = data.train if config.teacher.images == "real" else None
         seed = seed_for(config.seed, Purpose.TEACHER, 0)
         dtype = data.train.x.dtype
@@ -117,17 +117,19 @@ class MetaTraining:
         progress = self.progress
         cosine = 0.5 * (1 + math.cos(math.pi * progress.step / meta.outer_steps))
         lr = meta.lr * (meta.final_lr + (1 - meta.final_lr) * cosine)
+        mine = self.workers.share(meta.learners)
         theta = list(self.teacher.parameters())
         for p in theta:
             p.grad = torch.zeros_like(p)
         try:
-            loss = self.meta_gradient.add(self.teacher, progress.step, self.workers.share(meta.learners))
+            loss = self.meta_gradient.add(self.teacher, progress.step, mine)
         except FixedPointOverflow:  # the adjoint Reversible meets what the others see as infinity
             loss = theta[0].new_tensor(math.nan)
         flags = torch.stack([loss, torch.full_like(loss, float(interrupted()))])
         self.workers.sum_([*(p.grad for p in theta if p.grad is not None), flags])
         norm = torch.nn.utils.clip_grad_norm_(theta, meta.clip_norm or math.inf)
         # the only time the host waits for the device
+        self.meta_gradient.prepare(progress.step + 1, mine)
         meta_loss, stops, grad_norm = torch.cat([flags, norm.view(1)]).tolist()
         progress.step += 1
         if math.isfinite(grad_norm) and math.isfinite(meta_loss):

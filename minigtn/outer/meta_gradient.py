@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,60 +24,95 @@ from minigtn.inner.training import Params, Readout, sgd
 from minigtn.networks.learners import Classifier, InBfloat16, Learner, LearnerLoss
 from minigtn.networks.sampling import from_space, sample
 from minigtn.outer.batched import Cohort, most_together
+from minigtn.runs.devices import sent
 from minigtn.runs.seeds import Purpose, seed_for
 from minigtn.teaching.curriculum import Curriculum, TrainingData
 from minigtn.teaching.teacher import Teacher
 
 
-@dataclass(frozen=True)
+class Drawn(NamedTuple):
+    """What the learners of one pass start from and are judged on."""
+
+    start: Params
+    readout: Readout
+
+
 class MetaGradient:
     """``add(teacher, step, learners)``: one outer step's part of the gradient, added to the ``.grad`` of the
     teacher's parameters.
 
     Everything random follows from (config.seed, number of the learner): learner i of outer step s has the
-    number ``s * meta.learners + i``. The ``adjoint`` stays the same object, so that what it has captured is
-    used again.
+    number ``s * meta.learners + i``. The adjoint stays the same object, so that what it has captured or
+    compiled is used again.
     """
 
-    config: RunConfig
-    data: Dataset
-    adjoint: Adjoint
+    def __init__(self, config: RunConfig, data: Dataset) -> None:
+        self.config = config
+        self.data = data
+        self.device = data.train.x.device
+        self.adjoint = config.make_adjoint(self.device)
+        self._pool: dict[int, Classifier] = {}
+        self._drawn: dict[tuple[int, ...], Drawn] = {}
 
     def add(self, teacher: Teacher, step: int, learners: range) -> Tensor:
         """Add the meta-gradient of these ``learners`` of outer step ``step``; returns their part of the
         meta-loss, ()."""
-        numbers = [step * self.config.meta.learners + i for i in learners]
+        numbers = self._numbers(step, learners)
         shown_alike = [[number] for number in numbers] if self.config.teacher.varies else [numbers]
-        total = torch.zeros((), device=self.data.train.x.device, dtype=self.data.train.x.dtype)
+        total = torch.zeros((), device=self.device, dtype=self.data.train.x.dtype)
         for alike in shown_alike:
             lesson = teacher(seed_for(self.config.seed, Purpose.CURRICULUM, alike[0]))
-            losses = [
-                partial(self._meta_loss, step=step, numbers=group) for group in self._in_one_pass(alike)
-            ]
+            groups = self._in_one_pass(alike)
+            losses = [partial(self._meta_loss, step=step, numbers=group) for group in groups]
             total = total + add_meta_gradient(lesson, losses)
         return total
+
+    def prepare(self, step: int, learners: range) -> None:
+        """Draw on the host what outer step ``step`` will need, while the device works on the one before. On
+        the CPU there is nothing to overlap with, and nothing is done."""
+        if self.device.type == "cpu" or step >= self.config.meta.outer_steps:
+            return
+        groups = self._in_one_pass(self._numbers(step, learners))
+        self._drawn = {tuple(group): self._draw(step, group) for group in groups}
+
+    def _numbers(self, step: int, learners: range) -> list[int]:
+        return [step * self.config.meta.learners + i for i in learners]
 
     def _in_one_pass(self, numbers: list[int]) -> list[list[int]]:
         """These learners in groups that are trained in one pass: of one architecture, where that pays on the
         device."""
-        one_by_one = self.config.meta.sample_learners != "none"
-        most = 1 if one_by_one else most_together(self.data.train.x.device)
+        alone = self.config.meta.sample_learners != "none" or self.config.teacher.varies
+        most = 1 if alone else most_together(self.device)
         return [numbers[i : i + most] for i in range(0, len(numbers), most)]
 
     def _meta_loss(self, lesson: TrainingData, step: int, numbers: list[int]) -> Tensor:
         """The sum of the meta-losses of these learners, over the number of learners in an outer step."""
+        drawn = self._drawn.pop(tuple(numbers), None) or self._draw(step, numbers)
+        return meta_loss(lesson, drawn.start, drawn.readout, self.adjoint) / self.config.meta.learners
+
+    def _draw(self, step: int, numbers: list[int]) -> Drawn:
         meta = self.config.meta
         train = self.data.train
         seeds = [seed_for(self.config.seed, Purpose.LEARNER, i) for i in numbers]
-        sampled = meta.sample_learners != "none" and step >= meta.sample_after
-        learner = (
-            learner_for(self.config, self.data, seeds[0]) if sampled else base_learner(self.config, self.data)
-        )
+        learner = self._learner(step, seeds[0])
         cohort = Cohort(InBfloat16(learner) if meta.precision == "bfloat16" else learner, seeds)
+        start = {name: sent(p, self.device) for name, p in cohort.start(train.x.dtype).items()}
         of_images = [seed_for(self.config.seed, Purpose.REAL_BATCH, i) for i in numbers]
-        readout = real_readout(cohort, train, meta, len(lesson.x), of_images)
-        start = cohort.start(train.x.dtype, train.x.device)
-        return meta_loss(lesson, start, readout, self.adjoint) / meta.learners
+        return Drawn(start, real_readout(cohort, train, meta, self.config.teacher.inner_steps, of_images))
+
+    def _learner(self, step: int, seed: int) -> Classifier:
+        """The learner whose weights have that seed, in outer step ``step``; those of a pool are made once, so
+        that what is captured or compiled for one is found again."""
+        meta = self.config.meta
+        if meta.sample_learners == "none" or step < meta.sample_after:
+            return base_learner(self.config, self.data)
+        if not meta.sample_pool:
+            return learner_for(self.config, self.data, seed)
+        member = seed % meta.sample_pool
+        if member not in self._pool:
+            of_pool = seed_for(self.config.seed, Purpose.POOL, member)
+            self._pool[member] = learner_for(self.config, self.data, of_pool)
+        return self._pool[member]
 
 
 def add_meta_gradient(lesson: TrainingData, losses: Sequence[Callable[[TrainingData], Tensor]]) -> Tensor:
@@ -89,7 +123,9 @@ def add_meta_gradient(lesson: TrainingData, losses: Sequence[Callable[[TrainingD
     generator is walked back once.
     """
     parts = {name: part for name, part in lesson._asdict().items() if isinstance(part, Tensor)}
-    leaves = {name: part.detach().requires_grad_(part.requires_grad) for name, part in parts.items()}
+    leaves: dict[str, Any] = {
+        name: part.detach().requires_grad_(part.requires_grad) for name, part in parts.items()
+    }
     total = lesson.x.new_zeros(())
     for loss in losses:
         value = loss(lesson._replace(**leaves))
@@ -177,7 +213,13 @@ def estimated_bytes(config: RunConfig, data: Dataset, teacher: Teacher) -> dict[
     optimizer = OPTIMIZERS[config.teacher.optimizer]
     return {
         "adjoint": memory_bytes(
-            config.meta.make_adjoint(), T, weights, activations, 4, config.teacher.momentum, optimizer
+            config.make_adjoint(data.train.x.device),
+            T,
+            weights,
+            activations,
+            4,
+            config.teacher.momentum,
+            optimizer,
         ),
         "teacher": saved_bytes(teacher.images, []),
     }

@@ -1,1 +1,2 @@
-"""What every long computation needs: seeds, settings, files, devices, workers, Ctrl-C. Imports nothing of minigtn."""
+"""What every long computation needs: seeds, settings, files, devices, workers, Ctrl-C. Imports nothing of
+minigtn."""

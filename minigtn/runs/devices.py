@@ -6,10 +6,18 @@ import os
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from minigtn.runs.distributed import local_rank
 
 Device = Literal["auto", "cpu", "cuda"]
+
+
+def sent(x: Tensor, device: torch.device) -> Tensor:
+    """``x``, made on the CPU, on ``device``; the host does not wait for what the device is doing."""
+    if device.type != "cuda" or x.is_cuda:
+        return x.to(device)
+    return x.pin_memory().to(device, non_blocking=True)
 
 
 def choose(name: str, threads: int = 1, precision: str = "float32") -> torch.device:
@@ -33,4 +41,7 @@ def choose(name: str, threads: int = 1, precision: str = "float32") -> torch.dev
     torch.backends.cudnn.benchmark = False
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
     torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = (
+        False  # a costly guard
+    )
     return device

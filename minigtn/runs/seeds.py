@@ -1,4 +1,5 @@
-"""A seed for every random thing, from the run's seed alone: nothing random has a state that a resumed run would need."""
+"""A seed for every random thing, from the run's seed alone: nothing random has a state that a resumed run
+would need."""
 
 from __future__ import annotations
 
@@ -28,7 +29,7 @@ class Purpose(IntEnum):
 
 
 def seed_for(run_seed: int, purpose: int, index: int) -> int:
-    """A seed of its own for each purpose and index, so that a step's randomness follows from its number alone, and no learner
-    of the evaluation was ever seen in meta-training."""
+    """A seed of its own for each purpose and index, so that a step's randomness follows from its number
+    alone, and no learner of the evaluation was ever seen in meta-training."""
     sequence = np.random.SeedSequence((run_seed, int(purpose), index))
     return int(sequence.generate_state(1, np.uint64)[0] >> 1)

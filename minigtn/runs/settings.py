@@ -35,8 +35,8 @@ def from_dict(cls: type, values: Any) -> Any:
 
 
 def require_same(saved: Any, config: Any, where: Path | str, may_change: typing.Collection[str] = ()) -> None:
-    """ValueError that names the settings in which ``config`` differs from those ``saved`` in ``where``, but for those that
-    ``may_change``. Both are configs or dicts of JSON values."""
+    """ValueError that names the settings in which ``config`` differs from those ``saved`` in ``where``, but
+    for those that ``may_change``. Both are configs or dicts of JSON values."""
     changed = differences(saved, config, may_change=may_change)
     if changed:
         raise ValueError(
@@ -47,10 +47,12 @@ def require_same(saved: Any, config: Any, where: Path | str, may_change: typing.
 
 def differences(a: Any, b: Any, prefix: str = "", may_change: typing.Collection[str] = ()) -> list[str]:
     """Settings in which two configs differ, as "name: a -> b"."""
-    old, new = _as_json(a), _as_json(b)
+    old = _as_json(a)
+    new = _as_json(b)
     found = []
     for name in [*old, *(name for name in new if name not in old)]:
-        before, after = old.get(name), new.get(name)
+        before = old.get(name)
+        after = new.get(name)
         if isinstance(before, dict) and isinstance(after, dict):
             found += differences(before, after, f"{prefix}{name}.")
         elif before != after and name not in may_change:
@@ -59,7 +61,8 @@ def differences(a: Any, b: Any, prefix: str = "", may_change: typing.Collection[
 
 
 def at_least(config: Any, prefix: str = "", **least: float) -> None:
-    """ValueError for the first of these settings of ``config`` that is below the least value it can have, or not a number."""
+    """ValueError for the first of these settings of ``config`` that is below the least value it can have, or
+    not a number."""
     for name, bound in least.items():
         value = getattr(config, name)
         if not bound <= value < math.inf:

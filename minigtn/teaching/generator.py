@@ -21,11 +21,17 @@ from minigtn.networks.layers import (
     leaky_relu_,
     linear,
     normalize,
+    subpixel_upsample_conv3x3,
     upsample_conv3x3,
     upsampling_kernel,
+    weight,
 )
 
-BLOCK = 32  # images: few enough that their activations do not count, enough that fewer are slower on the CPU
+BLOCK = 32
+"""Images computed at once on the CPU: their activations fit its caches, and fewer are slower."""
+SHARE_OF_DEVICE = 8
+"""On CUDA all images are computed at once if what that keeps fits into this part of the memory (1/8), or else
+in blocks that do."""
 
 
 def init_generator(
@@ -67,15 +73,60 @@ def init_generator(
     return params
 
 
-def generate(params: Params, inputs: Tensor, image_shape: tuple[int, int, int]) -> Tensor:
+def generate(
+    params: Params,
+    inputs: Tensor,
+    image_shape: tuple[int, int, int],
+    whole: Callable[..., Tensor] | None = None,
+) -> Tensor:
     """``inputs`` (N, Z + K), latent vectors beside one-hot labels -> images (N, C, H, W) in standardized
     units within (-2, 2).
 
-    Memory: the three layers in front of a batch normalization, whole, and one block of everything else (0.1
-    MiB an image at the sizes of the paper; 1.3 MiB without blocks). Time: the way back runs the second half
-    of each layer once more. It can be differentiated once.
+    On the CPU in blocks of images: memory of the three layers in front of a batch normalization, whole, and
+    of one block of everything else (0.1 MiB an image at the sizes of the paper; 1.3 MiB without blocks); the
+    way back runs the second half of each layer once more, and it can be differentiated once. On CUDA many
+    small launches would cost far more than the memory: all at once, or in the largest blocks that fit.
+    ``whole`` stands in for :func:`generate_whole`: a compiled one.
     """
-    height = image_shape[1]
+    block = images_at_once(inputs, params)
+    if inputs.is_cuda and len(inputs) <= block:
+        return (whole or generate_whole)(params, inputs, image_shape[1])
+    return _generate_in_blocks(params, inputs, image_shape[1], block)
+
+
+def images_at_once(inputs: Tensor, params: Params) -> int:
+    """Images whose activations may be kept at the same time: BLOCK on the CPU, and on CUDA what fits into a
+    fixed part of the device's memory, so that it is the same whenever the device is."""
+    if not inputs.is_cuda:
+        return BLOCK
+    of_layer = [params[f"{name}.bias"].numel() for name in ("dense1", "dense2")]
+    pixels = of_layer[1] // _channels(params)  # at a quarter of the size
+    numbers = 5 * (sum(of_layer) + 4 * pixels * params["conv1.bias"].numel())
+    total = torch.cuda.get_device_properties(inputs.device).total_memory
+    return max(BLOCK, total // SHARE_OF_DEVICE // (numbers * inputs.element_size()))
+
+
+def generate_whole(params: Params, inputs: Tensor, height: int) -> Tensor:
+    """:func:`generate` in one go, with torch's own gradients."""
+
+    def normalized(name: str, x: Tensor) -> Tensor:
+        scale = params[f"{name}.norm_scale"]
+        return leaky_relu_(F.batch_norm(x, None, None, scale, params[f"{name}.bias"], True, eps=EPS_NORM))
+
+    h = normalized("dense1", linear(params, "dense1", inputs))
+    h = normalized("dense2", linear(params, "dense2", h))
+    h = h.view(len(h), -1, height // 4, len(h[0]) // _channels(params) // (height // 4))
+    h = subpixel_upsample_conv3x3(params, "conv1", h.contiguous(memory_format=torch.channels_last))
+    h = subpixel_upsample_conv3x3(params, "conv2", normalized("conv1", h))
+    return 2 * torch.tanh(h + params["conv2.bias"].view(-1, 1, 1))
+
+
+def _channels(params: Params) -> int:
+    """Of the images at a quarter of the size."""
+    return weight(params, "conv1").shape[1]
+
+
+def _generate_in_blocks(params: Params, inputs: Tensor, height: int, block: int) -> Tensor:
     kernels = upsampling_kernel(params, "conv1"), upsampling_kernel(params, "conv2")
 
     def doubled(h: Tensor, kernel: Tensor) -> Tensor:
@@ -86,7 +137,7 @@ def generate(params: Params, inputs: Tensor, image_shape: tuple[int, int, int]) 
         return 2 * torch.tanh(doubled(h, kernel) + bias.view(-1, 1, 1))
 
     def normalized(name: str, x: Tensor, f: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-        return _Normalized.apply(f, x, params[f"{name}.norm_scale"], params[f"{name}.bias"], *tensors)
+        return _Normalized.apply(block, f, x, params[f"{name}.norm_scale"], params[f"{name}.bias"], *tensors)
 
     h = leaky_relu_(normalize(params, "dense1", linear(params, "dense1", inputs), "batch"))
     # a weight of 6 million
@@ -105,15 +156,16 @@ class _Normalized(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, f: Callable[..., Tensor], x: Tensor, *tensors: Tensor) -> Tensor:
+    def forward(ctx: Any, block: int, f: Callable[..., Tensor], x: Tensor, *tensors: Tensor) -> Tensor:
         ctx.f = f
+        ctx.block = block
         statistics = torch.batch_norm_update_stats(x.detach(), None, None, 0.0)
         ctx.save_for_backward(x, *statistics, *tensors)
-        first, *rest = x.split(BLOCK)
+        first, *rest = x.split(block)
         part = _apply(f, statistics, first, *tensors)
         out = part.new_empty_strided((len(x), *part.shape[1:]), part.stride())  # of the same memory format
         out[: len(first)] = part
-        for rows, out_rows in zip(rest, out[len(first) :].split(BLOCK), strict=bool(rest)):
+        for rows, out_rows in zip(rest, out[len(first) :].split(block), strict=bool(rest)):
             out_rows.copy_(_apply(f, statistics, rows, *tensors))
         return out
 
@@ -124,11 +176,12 @@ class _Normalized(torch.autograd.Function):
                 "the generator can be differentiated once, and create_graph=True asks for more; leave it out"
             )
         x, mean, variance, *tensors = ctx.saved_tensors
+        block = ctx.block
         leaves = [t.detach().requires_grad_() for t in tensors]
         d_x = torch.empty_like(x)
         d_tensors = [torch.zeros_like(t) for t in tensors]
         for rows, d_rows, d_out_rows in zip(
-            x.split(BLOCK), d_x.split(BLOCK), d_out.split(BLOCK), strict=True
+            x.split(block), d_x.split(block), d_out.split(block), strict=True
         ):
             inputs = [rows.detach().requires_grad_(), *leaves]
             with torch.enable_grad():
@@ -143,9 +196,9 @@ class _Normalized(torch.autograd.Function):
         d_scale, d_bias = d_tensors[:2]
         slope = -tensors[0] / deviation / n * d_scale / deviation
         level = -tensors[0] / deviation / n * d_bias - slope * mean
-        for rows, d_rows in zip(x.split(BLOCK), d_x.split(BLOCK), strict=True):
+        for rows, d_rows in zip(x.split(block), d_x.split(block), strict=True):
             d_rows.addcmul_(rows, slope.view(per_channel)).add_(level.view(per_channel))
-        return None, d_x, *d_tensors
+        return None, None, d_x, *d_tensors
 
 
 def _apply(
