@@ -20,7 +20,10 @@ def step(loss: Loss, w: Array, v: Array, batch: Any, lr: float, m: float) -> tup
 def step_back(
     loss: Loss, lam: Array, nu: Array, w: Array, v: Array, batch: Any, lr: float, m: float
 ) -> tuple[Array, Array, float, float, Any]:
-    """Lesson 1: the chain rule through the step that started at (w, v); returns d_w, d_v, d_lr, d_m, d_batch."""
+    """Lesson 1: the chain rule through the step that started at (w, v).
+
+    Returns d_w, d_v, d_lr, d_m, d_batch.
+    """
     pull_back, g = make_vjp(grad(loss), argnum=(0, 1))(w, batch)
     d_lr = -lam @ (m * v + g)
     nu = nu - lr * lam

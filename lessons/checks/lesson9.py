@@ -1,22 +1,15 @@
-"""Checks for the exercises of lesson 9, in the manner of `checks`, which hands them on."""
+"""Lesson 9: accuracy after a curriculum, rank correlation, its interval, and the regret."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
-from checks import Hint, exercise, judge
 from torch import Tensor, nn
 
-from minigtn.data.datasets import Dataset, Split
-from minigtn.teaching.curriculum import Curriculum
-
-Function = Callable[..., Any]
-
-
-# -------------------------------------------------------------------------------------------------------- 9, ranking architectures
+import minigtn
+from checks.common import Function, Hint, exercise, judge
 
 
 class _Pupil(nn.Module):
@@ -35,25 +28,31 @@ class _Pupil(nn.Module):
         return self.linear(x.flatten(1))
 
 
-def _school() -> tuple[Curriculum, Dataset]:
-    """Two steps that turn the untaught pupil's answers round, and real images of which it then knows a part."""
+def _school() -> tuple[minigtn.Curriculum, minigtn.data.Dataset]:
+    """Two steps that turn the pupil's answers round, and real images of which it then knows a part."""
     images = torch.eye(4)[:3].view(3, 1, 2, 2)
     x = images.expand(2, 3, 1, 2, 2).contiguous()
     y = torch.eye(3)[[1, 2, 0]].expand(2, 3, 3).contiguous()
-    curriculum = Curriculum(x, y, torch.full((2,), 20.0), torch.zeros(2), ("a", "b", "c"), (0.5,), (0.25,))
+    curriculum = minigtn.Curriculum(
+        x, y, torch.full((2,), 20.0), torch.zeros(2), ("a", "b", "c"), (0.5,), (0.25,)
+    )
     taught = torch.tensor([1, 2, 0])
 
-    def split(n: int, right: int) -> Split:
+    def split(n: int, right: int) -> minigtn.data.Split:
         """n images, of which the taught pupil knows ``right`` and the untaught one none."""
         kind = torch.arange(n).remainder(3)
-        return Split(images[kind], torch.where(torch.arange(n) < right, taught[kind], (kind + 2).remainder(3)))
+        return minigtn.data.Split(
+            images[kind], torch.where(torch.arange(n) < right, taught[kind], (kind + 2).remainder(3))
+        )
 
-    return curriculum, Dataset("check", split(30, 27), split(20, 12), split(25, 10), ("a", "b", "c"), (0.5,), (0.25,))
+    return curriculum, minigtn.data.Dataset(
+        "check", split(30, 27), split(20, 12), split(25, 10), ("a", "b", "c"), (0.5,), (0.25,)
+    )
 
 
 @exercise
 def check_9_taught_accuracy(taught_accuracy: Function) -> None:
-    """``taught_accuracy(module, curriculum, data)``: the module's accuracy on validation images after the curriculum."""
+    """``taught_accuracy(module, curriculum, data)``: its validation accuracy after the curriculum."""
     curriculum, data = _school()
     pupil = _Pupil()
     got = taught_accuracy(pupil, curriculum, data)
@@ -61,7 +60,9 @@ def check_9_taught_accuracy(taught_accuracy: Function) -> None:
         raise Hint("that is a number per image; return the mean over the images")
     got = float(got)
     T = len(curriculum.x)
-    lessons = [x for x, _ in pupil.seen if x.shape == curriculum.x[0].shape and torch.equal(x, curriculum.x[0])]
+    lessons = [
+        x for x, _ in pupil.seen if x.shape == curriculum.x[0].shape and torch.equal(x, curriculum.x[0])
+    ]
     if not lessons:
         raise Hint("the module has not been taught: minigtn.teach(module, curriculum) comes first")
     if len(lessons) > T:
@@ -71,14 +72,18 @@ def check_9_taught_accuracy(taught_accuracy: Function) -> None:
         raise Hint("after its lessons the module was not asked about real images: module(data.valid.x)")
     if exam.shape == data.test.x.shape:
         raise Hint(
-            "that is the test part. A ranking chooses a network, and what chooses must not be what judges in the end: read data.valid"
+            "that is the test part. A ranking chooses a network, and what chooses must not be what "
+            "judges in the end: read data.valid"
         )
     if exam.shape == data.train.x.shape:
         raise Hint("that is the training part, which the curriculum was made from; read data.valid")
     if exam.shape == data.valid.x.shape and not torch.equal(exam, data.valid.x):
         raise Hint("data.valid.x is standardized already; give it to the module as it is")
     if training:
-        raise Hint("switch the module to evaluation first, with module.eval(): dropout, say, must not disturb the examination")
+        raise Hint(
+            "switch the module to evaluation first, with module.eval(): dropout, say, must "
+            "not disturb the examination"
+        )
     usual = {
         "that is the number of right answers: divide by the number of images": 12.0,
         "that is a percentage; return a fraction between 0 and 1": 60.0,
@@ -88,7 +93,7 @@ def check_9_taught_accuracy(taught_accuracy: Function) -> None:
 
 
 def _ranks(values: Any, ties: float = 0.5) -> Any:
-    """Ranks from 1; of equal values each gets the lowest (ties=0), the mean (0.5) or the highest (1) of their places."""
+    """Ranks from 1; of equal values each gets the lowest (ties=0), the mean (0.5) or the last (1) place."""
     values = np.asarray(values)
     return 1 + (values[:, None] > values).sum(1) + ties * ((values[:, None] == values).sum(1) - 1)
 
@@ -105,24 +110,28 @@ def check_9_spearman(spearman: Function) -> None:
         ([0.5, 0.9, 0.1, 0.5, 0.7, 0.5, 0.9], [80.0, 93.0, 62.0, 91.0, 85.0, 45.0, 85.0]),
     )
     for score, truth in (tuple(map(np.array, case)) for case in cases):
-        n, tied = len(score), len(set(score)) < len(score)
+        n = len(score)
+        tied = len(set(score)) < n
         order = np.argsort(score), np.argsort(truth)
         places = [np.argsort(np.argsort(values, kind="stable"), kind="stable") for values in (score, truth)]
         difference = _ranks(score) - _ranks(truth)
         usual = {
-            "this is the correlation of the numbers themselves: take their ranks first": _correlation(score, truth),
-            "argsort gives the order, not the ranks: place i of it says who is i-th. Ranks are argsort of argsort, or rankdata": (
-                _correlation(*order)
-            ),
+            "this is the correlation of the numbers themselves: take their ranks": _correlation(score, truth),
+            "argsort gives the order, not the ranks: place i of it says who is i-th. Ranks are "
+            "argsort of argsort, or rankdata": (_correlation(*order)),
         }
         if tied:
             usual |= {
-                "equal scores must get equal ranks, the mean of their places; here their place in the list decides": _correlation(*places),
-                "equal scores must get the mean of their places, not the lowest": _correlation(_ranks(score, 0), _ranks(truth, 0)),
-                "equal scores must get the mean of their places, not the highest": _correlation(_ranks(score, 1), _ranks(truth, 1)),
-                "the formula with squared differences holds only without ties: take the correlation of the ranks": (
-                    1 - 6 * (difference**2).sum() / (n * (n * n - 1))
+                "equal scores must get equal ranks, the mean of their places; here their "
+                "place in the list decides": _correlation(*places),
+                "equal scores must get the mean of their places, not the lowest": _correlation(
+                    _ranks(score, 0), _ranks(truth, 0)
                 ),
+                "equal scores must get the mean of their places, not the highest": _correlation(
+                    _ranks(score, 1), _ranks(truth, 1)
+                ),
+                "the formula with squared differences holds only without ties: take the "
+                "correlation of the ranks": (1 - 6 * (difference**2).sum() / (n * (n * n - 1))),
             }
         what = f"spearman of {n} networks, {'some with equal scores' if tied else 'all different'},"
         judge(what, spearman(score, truth), _correlation(_ranks(score), _ranks(truth)), usual)
@@ -130,16 +139,20 @@ def check_9_spearman(spearman: Function) -> None:
 
 @exercise
 def check_9_bootstrap(bootstrap: Function) -> None:
-    """``bootstrap(statistic, score, truth, resamples, seed)``: 2.5th and 97.5th percentile over resampled networks."""
-    n, resamples = 9, 400
-    score, truth = np.arange(n) / 10, 50.0 + np.arange(n)  # so that truth tells which network a score belongs to
+    """``bootstrap(statistic, score, truth, resamples, seed)``: the 95 % interval over resampled networks."""
+    n = 9
+    resamples = 400
+    score = np.arange(n) / 10
+    truth = 50.0 + np.arange(n)  # so that it tells which network a score belongs to
 
     def ask(seed: int) -> tuple[Any, list[Any]]:
         asked: list[Any] = []
 
         def statistic(score: Any, truth: Any) -> float:
             asked.append((np.asarray(score), np.asarray(truth)))
-            return float((len(asked) - 1) ** 2)  # known values, not symmetric: their percentiles can be judged exactly
+            return float(
+                (len(asked) - 1) ** 2
+            )  # known values, not symmetric: their percentiles can be judged exactly
 
         return bootstrap(statistic, score, truth, resamples, seed), asked
 
@@ -149,35 +162,52 @@ def check_9_bootstrap(bootstrap: Function) -> None:
     if not isinstance(answer, tuple) or len(answer) != 2:
         raise Hint("return two numbers: the low and the high end of the interval")
     if len(asked) != resamples:
-        raise Hint(f"statistic should be asked once for each of the {resamples} resamples, and was asked {len(asked)} times")
+        raise Hint(
+            f"statistic should be asked once for each of the {resamples} resamples, and "
+            f"was asked {len(asked)} times"
+        )
     for ours, theirs in asked:
         if ours.shape != (n,) or theirs.shape != (n,):
-            raise Hint(f"a resample is as large as the sample: {n} networks, not {ours.shape} scores and {theirs.shape} truths")
+            raise Hint(
+                f"a resample is as large as the sample: {n} networks, not {ours.shape} scores "
+                f"and {theirs.shape} truths"
+            )
     if all(np.array_equal(ours, score) for ours, _ in asked):
-        raise Hint("every resample is the sample itself: draw n of the n networks, with repetition (rng.integers)")
+        raise Hint(
+            "every resample is the sample itself: draw n of the n networks, with repetition (rng.integers)"
+        )
     if any(not np.allclose(50 + 10 * ours, theirs) for ours, theirs in asked):
         raise Hint("a network keeps its truth: draw one index, and use it for score and truth together")
     if all(len(set(ours)) == n for ours, _ in asked):
-        raise Hint("draw with repetition: a permutation holds every network once, and no rank statistic sees the order")
+        raise Hint(
+            "draw with repetition: a permutation holds every network once, and no rank "
+            "statistic sees the order"
+        )
     if all(np.array_equal(ours, asked[0][0]) for ours, _ in asked):
         raise Hint("all resamples are the same one: make the generator once, before the loop")
-    again, other = ask(3)[1], ask(4)[1]
+    again = ask(3)[1]
+    other = ask(4)[1]
     if not np.array_equal([ours for ours, _ in asked], [ours for ours, _ in again]):
         raise Hint("the same seed gave two answers: rng = np.random.default_rng(seed)")
     if np.array_equal([ours for ours, _ in asked], [ours for ours, _ in other]):
         raise Hint("another seed gave the same resamples: rng = np.random.default_rng(seed)")
     values = np.arange(resamples) ** 2.0
-    mean, std = values.mean(), values.std()
+    mean = values.mean()
+    std = values.std()
     usual = {
         "that is the 90 % interval; 95 % leaves 2.5 % on each side": np.percentile(values, [5, 95]),
-        "percentile counts from 0 to 100 (quantile from 0 to 1): 2.5 and 97.5": np.percentile(values, [0.025, 0.975]),
+        "percentile counts from 0 to 100 (quantile from 0 to 1): 2.5 and 97.5": np.percentile(
+            values, [0.025, 0.975]
+        ),
         "these are the smallest and the largest of all resamples": np.array([values.min(), values.max()]),
         "the statistic need not be symmetric round its mean: take percentiles, not mean and spread": (
             np.array([mean - 1.96 * std, mean + 1.96 * std])
         ),
         "the low end comes first": np.percentile(values, [97.5, 2.5]),
     }
-    judge("the interval", answer, np.percentile(values, [2.5, 97.5]), usual, tolerance=0.02)  # however percentiles are interpolated
+    judge(
+        "the interval", answer, np.percentile(values, [2.5, 97.5]), usual, tolerance=0.02
+    )  # however percentiles are interpolated
 
 
 @exercise
@@ -189,12 +219,17 @@ def check_9_regret(regret: Function) -> None:
         "that is the truth of the network chosen; the regret is what is missing to the best one": truth[1],
         "the regret compares two truths; a score is in other units": truth.max() - score.max(),
         "that is the score's regret: choose by score, and read the truth": score.max() - score[2],
-        "that is how far the *worst*-scored network is behind; choose the best-scored": truth.max() - truth[score.argmin()],
+        "that is how far the *worst*-scored network is behind; choose the best-scored": truth.max()
+        - truth[score.argmin()],
         "that is the spread between the best and the worst truth": np.ptp(truth),
-        "the best network has no regret; the regret is positive where a worse one is chosen": truth[1] - truth.max(),
+        "the best network has no regret; the regret is positive where a worse one is chosen": truth[1]
+        - truth.max(),
     }
     judge("regret(score, truth)", regret(score, truth), 5.5, usual)
     tied = np.array([0.71, 0.62, 0.55, 0.83, 0.83])
-    hint = "two networks share the best score, and their order in the list must not decide: take the mean of their truths"
+    hint = (
+        "two networks share the best score, and their order in the list must not decide: "
+        "take the mean of their truths"
+    )
     usual = {hint: truth.max() - truth[3], hint + ", not the better one": truth.max() - truth[4]}
     judge("with two best scores, regret(score, truth)", regret(tied, truth), 5.0, usual)

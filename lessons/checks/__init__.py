@@ -1,0 +1,20 @@
+"""Checks for the exercises: each takes the reader's own function and says what is wrong with it, if anything.
+
+A check prints one of three things: "Not done yet" (the function still returns nothing), "Not yet right" with
+the mistake it recognises, or "Correct". It never stops the notebook. Right answers come from `reference`,
+`minigtn` or a formula; the usual wrong ones are computed beside them, and a mistake is called by its name.
+
+The checks of lesson 1 are in `lesson1`, and so on; what they share is in `common`.
+"""
+# ruff: noqa: F401
+
+from checks.common import close, compare
+from checks.lesson1 import check_1_central_difference, check_1_hessian_times, check_1_step_back
+from checks.lesson2 import check_2_largest_curvature, check_2_train, check_2_walk_back
+from checks.lesson3 import check_3_bits_per_weight, check_3_squeeze, check_3_undo_step
+from checks.lesson4 import check_4_meta_loss, check_4_through_the_logarithm, check_4_train_per_layer
+from checks.lesson5 import check_5_class_means, check_5_mean_over_starts, check_5_repeat
+from checks.lesson6 import check_6_choose_then_judge, check_6_generator_inputs, check_6_outer_step
+from checks.lesson7 import check_7_normalized_weight, check_7_readout_steps, check_7_shuffle_batches
+from checks.lesson8 import check_8_best_block, check_8_choose, check_8_timed
+from checks.lesson9 import check_9_bootstrap, check_9_regret, check_9_spearman, check_9_taught_accuracy
