@@ -2,8 +2,7 @@
 
 Source: Such et al. 2019 (arXiv 1912.07768), on the 8 x 8 digits of scikit-learn, with autograd's Adam.
 Departures: one small dense learner (64 - 32 - 10), the meta-loss is read after the last inner step only,
-Adam's step size is constant. T, B, K, Adam's step size and the first learning rate were chosen on validation
-data.
+Adam's step size is constant. ``README.md`` tells how the settings were chosen.
 
 ``theta`` is that of ``gtn``. No seed is used twice: ``[seed, 0]`` draws the teacher and what it meets in
 meta-training, ``[seed, 1, i]`` the i-th fresh learner, which judges it.
