@@ -1,16 +1,15 @@
 """The learner and the generator, as pure functions of named weights (autograd.numpy, float64, images NCHW).
 
-A layer L has ``L.weight``, or with weight normalisation ``L.direction`` (same shape) and ``L.gain`` (out,); ``L.bias``
-(out,), added after the activations are normalised; with batch norm also ``L.norm_scale`` (out,). Weights are (out, in)
-for a dense layer and (out, in, 3, 3) for a convolution.
+A layer L has ``L.weight``, or with weight normalization ``L.direction`` (same shape) and ``L.gain`` (out,);
+``L.bias`` (out,), added after the activations are normalized; with batch norm also ``L.norm_scale`` (out,).
+Weights are (out, in) for a dense layer and (out, in, 3, 3) for a convolution.
 
-Sources: weight normalisation and mean-only batch norm, Salimans & Kingma 2016 (arXiv 1602.07868), sections 2 and 3; the
-networks, Such et al. 2019 (arXiv 1912.07768). All norms use the batch at hand: no running averages, nothing hidden.
+Sources: weight normalization and mean-only batch norm, Salimans & Kingma 2016 (arXiv 1602.07868), sections 2
+and 3; the networks, Such et al. 2019 (arXiv 1912.07768). All norms use the batch at hand: no running
+averages, nothing hidden.
 
 Letters: N images, C channels, H by W pixels, K classes, Z length of the generator's input, P weights.
 """
-
-from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -36,7 +35,7 @@ class Layout:
     shapes: dict[str, tuple[int, ...]]
 
     @classmethod
-    def of(cls, params: Params) -> Layout:
+    def of(cls, params: Params) -> "Layout":
         return cls({name: onp.shape(array) for name, array in params.items()})
 
     def slices(self) -> Iterator[tuple[str, slice]]:
@@ -73,12 +72,13 @@ def dense(x: Array, weight: Array) -> Array:
 
 
 def conv3x3(x: Array, weight: Array) -> Array:
-    """(N, C, H+2, W+2) padded already, (out, C, 3, 3) -> (N, out, H, W): a sum over the nine places of the window."""
-    H, W = x.shape[2] - 2, x.shape[3] - 2
+    """(N, C, H+2, W+2) padded already, (out, C, 3, 3) -> (N, out, H, W): a sum over the nine places of the
+    window."""
+    H, W = x.shape[2:]
     y = 0.0
     for i in range(3):
         for j in range(3):
-            y = y + np.einsum("nchw,oc->nohw", x[:, :, i : i + H, j : j + W], weight[:, :, i, j])
+            y = y + np.einsum("nchw,oc->nohw", x[:, :, i : i + H - 2, j : j + W - 2], weight[:, :, i, j])
     return y
 
 
@@ -103,7 +103,7 @@ def max_pool(x: Array) -> Array:
 
     Where entries are equal, the first of them has the gradient.
     """
-    H, W = x.shape[2], x.shape[3]
+    H, W = x.shape[2:]
     x = pad(x, -np.inf)
     best = x[:, :, 0:H:2, 0:W:2]
     for i in range(3):
@@ -115,15 +115,17 @@ def max_pool(x: Array) -> Array:
 
 def average_pool(x: Array) -> Array:
     """Window 2, stride 2: (N, C, H, W) -> (N, C, H//2, W//2); an odd last row or column is left out."""
-    N, C, H, W = x.shape[0], x.shape[1], x.shape[2] // 2, x.shape[3] // 2
-    return np.mean(np.reshape(x[:, :, : 2 * H, : 2 * W], (N, C, H, 2, W, 2)), axis=(3, 5))
+    N, C, H, W = x.shape
+    windows = (N, C, H // 2, 2, W // 2, 2)
+    return np.mean(np.reshape(x[:, :, : H - H % 2, : W - W % 2], windows), axis=(3, 5))
 
 
 POOLS = {"max": max_pool, "average": average_pool}
 
 
-def normalise(params: Params, layer: str, x: Array, norm: Norm) -> Array:
-    """Normalise each channel of x (N, C) or (N, C, H, W) over all other axes (biased variance), then add the bias."""
+def normalize(params: Params, layer: str, x: Array, norm: Norm) -> Array:
+    """Normalize each channel of x (N, C) or (N, C, H, W) over all other axes (biased variance), then add the
+    bias."""
     axes = tuple(axis for axis in range(x.ndim) if axis != 1)
     if norm != "none":
         x = x - np.mean(x, axis=axes, keepdims=True)
@@ -144,31 +146,34 @@ def cross_entropy(logits: Array, y: Array) -> Array:
 
 
 def learner(params: Params, x: Array, norm: Norm = "mean-only", pool: Pool = "max") -> Array:
-    """Logits (N, K) of images (N, C, H, W): conv1, conv2, ..., dense1, ... (as many as ``params`` names), and the head.
+    """Logits (N, K) of images (N, C, H, W): conv1, conv2, ..., dense1, ... (as many as ``params`` names), and
+    the head.
 
-    conv: zero padding, 3x3, pool, normalise and bias, leaky ReLU. dense: normalise and bias, leaky ReLU. head: bias.
+    conv: zero padding, 3x3, pool, normalize and bias, leaky ReLU. dense: normalize and bias, leaky ReLU.
+    head: bias.
     """
     for layer in _numbered(params, "conv"):
         x = POOLS[pool](conv3x3(pad(x, 0.0), weight(params, layer)))
-        x = leaky_relu(normalise(params, layer, x, norm))
+        x = leaky_relu(normalize(params, layer, x, norm))
     x = np.reshape(x, (x.shape[0], -1))
     for layer in _numbered(params, "dense"):
-        x = leaky_relu(normalise(params, layer, dense(x, weight(params, layer)), norm))
-    return normalise(params, "head", dense(x, weight(params, "head")), "none")
+        x = leaky_relu(normalize(params, layer, dense(x, weight(params, layer)), norm))
+    return normalize(params, "head", dense(x, weight(params, "head")), "none")
 
 
 def generator(params: Params, z: Array, y: Array, size: tuple[int, int]) -> Array:
-    """Images (N, C, H, W) in (-2, 2) from inputs z (N, Z) and labels y (N, K); ``size`` is (H, W), multiples of 4."""
+    """Images (N, C, H, W) in (-2, 2) from inputs z (N, Z) and labels y (N, K); ``size`` is (H, W), multiples
+    of 4."""
     if size[0] % 4 or size[1] % 4:
-        raise ValueError(f"the generator doubles its image twice: height and width must be multiples of 4, not {size}")
+        raise ValueError(f"height and width must be multiples of 4, to be doubled to twice, not {size}")
     x = np.concatenate([z, y], axis=1)
     for layer in ("dense1", "dense2"):
-        x = leaky_relu(normalise(params, layer, dense(x, weight(params, layer)), "batch"))
+        x = leaky_relu(normalize(params, layer, dense(x, weight(params, layer)), "batch"))
     x = np.reshape(x, (x.shape[0], -1, size[0] // 4, size[1] // 4))
     x = conv3x3(reflect_pad(upsample(x)), weight(params, "conv1"))
-    x = leaky_relu(normalise(params, "conv1", x, "batch"))
+    x = leaky_relu(normalize(params, "conv1", x, "batch"))
     x = conv3x3(reflect_pad(upsample(x)), weight(params, "conv2"))
-    return 2.0 * np.tanh(normalise(params, "conv2", x, "none"))
+    return 2.0 * np.tanh(normalize(params, "conv2", x, "none"))
 
 
 def _numbered(params: Params, kind: str) -> Iterator[str]:

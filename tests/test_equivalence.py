@@ -64,7 +64,7 @@ def referred(name: str, every: int):
     weights = {key: w.numpy() for key, w in params.items()}
     real = [(x.numpy(), np.eye(K)[y.numpy()]) for x, y in zip(*readout.batches, strict=True)]
     config = learner.config
-    loss, d_theta = reference.outer_gradient(theta, weights, real, teacher.classes.numpy(), every=every, norm=config.norm, pool=config.pool)
+    loss, d_theta = reference.meta_gradient(theta, weights, real, teacher.classes.numpy(), every=every, norm=config.norm, pool=config.pool)
     return loss, {key: torch.from_numpy(np.asarray(d)) for key, d in d_theta.items()}
 
 

@@ -30,7 +30,7 @@ from reference import (
     Layout,
     NotReversed,
     forward,
-    outer_gradient,
+    meta_gradient,
     rational,
     reverse,
     scale,
@@ -436,7 +436,7 @@ def test_readouts_outside_the_run_are_refused(readouts: dict) -> None:
 def test_wrong_sizes_are_refused() -> None:
     theta, w0, real, labels = tiny_gtn(CONV, 2)
     with pytest.raises(ValueError, match=r"after steps \[2, 3\], not 1"):
-        outer_gradient(theta, w0, real[:1], labels, every=2)
+        meta_gradient(theta, w0, real[:1], labels, every=2)
     with pytest.raises(ValueError, match="multiples of 4"):
         L.generator(theta, theta["z"][0], labels[0], (8, 6))
 
@@ -476,7 +476,7 @@ def test_outer_step_is_the_unrolled_gradient(shapes: dict, every: int | None) ->
         w = layout.flatten(w0)
         return unrolled(loss, readouts, w, onp.zeros_like(w), [(x[t], labels[t]) for t in range(3)], lr, momentum)
 
-    value, d_theta = outer_gradient(theta, w0, real, labels, every=every)
+    value, d_theta = meta_gradient(theta, w0, real, labels, every=every)
     assert value == pytest.approx(meta_loss(theta), rel=1e-9)
     expected = grad(meta_loss)(theta)
     assert d_theta.keys() == expected.keys() == theta.keys()
