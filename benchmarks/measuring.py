@@ -215,7 +215,7 @@ def count_flops(config: Config) -> int:
 
 
 def peak(config: Config, name: str) -> int:
-    """In a process of its own: bytes that an outer step adds to what is held once all code is loaded.
+    """Bytes that an outer step adds to what is held once all code is loaded; on the CPU in a fresh process.
 
     It is the first step, whatever it captures included; what compiling itself takes on the CPU is not.
     """
@@ -223,7 +223,8 @@ def peak(config: Config, name: str) -> int:
     problem = Problem(config)
     tiny = dataclasses.replace(SIZES["tiny"], device=config.device, pixels=config.pixels)
     with as_its_user(name):
-        Problem(tiny).gradient(methods(tiny)[name])  # imports, thread pools
+        if name != COMPILED:
+            Problem(tiny).gradient(methods(tiny)[name])  # imports, thread pools
         wait_for(config.device)
         before, _ = memory_bytes(config.device)
         if name == COMPILED:
@@ -251,17 +252,27 @@ def times(
     rates = []
     with contextlib.ExitStack() as stack:
         jax = None
-        if JAX in names:
-            jax = stack.enter_context(JaxPeer(problem, CONVOLUTION[config.device]))
-        for _ in range(rounds + 1):
+        if JAX in samples:
+            try:
+                jax = stack.enter_context(JaxPeer(problem, CONVOLUTION[config.device]))
+            except (
+                RuntimeError
+            ) as error:  # it may need more memory than there is, and costs no other method its row
+                print(f"{JAX}: skipped, {error}", flush=True)
+                del samples[JAX]
+        for i in range(rounds + 1):
             product = min(seconds(lambda: a @ a, config.device) for _ in range(8))
             rates.append(2 * side**3 / product)
-            for name in names:
+            for name in samples:
                 if name == JAX:
                     samples[name].append(jax.seconds())
                     continue
                 with as_its_user(name):
                     samples[name].append(seconds(partial(problem.gradient, every[name]), config.device))
+            taken = ", ".join(f"{name} {samples[name][-1]:.3f}" for name in samples)
+            print(
+                f"round {i} of {rounds}: {taken}", flush=True
+            )  # all that is left of a run that is cut short
         if jax is None:
             return samples, rates[1:], {}
         apart = relative_difference(_flat(jax.gradient()), _flat(problem.gradient(plain)))
