@@ -9,107 +9,27 @@ import math
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
 import torch.nn.functional as F
-from common import adjoints, forget_peak, memory_bytes, wait_for
+from common import forget_peak, memory_bytes, wait_for
 from jax_peer import JAX, JaxPeer, installed
-from peers import PACKAGES, PEERS, PLAIN, plain, plain_teacher
+from methods import COMPILED, TEACHERS, as_its_user, compiles, methods, with_adjoint
+from peers import PACKAGES, PLAIN, plain
 from problem import SIZES, Config, Problem
 from resident import give_back_memory
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-import minigtn
-from minigtn import Adjoint, Checkpointed
+from minigtn import Checkpointed
 from minigtn.check import relative_difference
 from minigtn.devices import choose
-from minigtn.layers import cross_entropy
-from minigtn.learners import Learner
 
 TOLERANCE = 1e-8  # of float64 gradients
 MATRIX = {"cpu": 2048, "cuda": 8192}  # side of the matrix product that the machine is measured by
 CONVOLUTION = {"cpu": "products", "cuda": "native"}  # JAX's faster one
-COMPILED = "minigtn Checkpointed(compile)"
-
-Method = Callable[[Problem], None]
-
-
-# ---- minigtn's methods -------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class LearnerLoss:
-    """Equal for equal learners, so that what was captured or compiled for one outer step serves the next."""
-
-    learner: Learner
-    compute: torch.dtype | None = None
-    """The learner's own arithmetic, where it is not that of the weights; its logits go back to theirs."""
-
-    def __call__(self, params: dict[str, Tensor], batch: tuple[Tensor, Tensor]) -> Tensor:
-        x, y = batch
-        if self.compute is None:
-            return cross_entropy(self.learner(params, x), y)
-        logits = self.learner({name: p.to(self.compute) for name, p in params.items()}, x.to(self.compute))
-        return cross_entropy(logits.to(x.dtype), y)
-
-
-def with_adjoint(adjoint: Adjoint, compute: torch.dtype | None = None) -> Method:
-    def method(problem: Problem) -> None:
-        loss = LearnerLoss(problem.learner, compute)
-        x, y, lr, momentum = problem.teacher()
-        trained = minigtn.sgd(loss, problem.params, (x, y), lr, momentum, adjoint)
-        loss(trained, (problem.real_x, problem.real_y)).backward()
-
-    return method
-
-
-def teacher_alone(make: Callable[[Problem], tuple[Tensor, ...]]) -> Method:
-    """The share that is not the inner loop: images, lr and momentum there and back."""
-
-    def method(problem: Problem) -> None:
-        x, _, lr, momentum = make(problem)
-        torch.autograd.backward(
-            [x, lr, momentum], [torch.ones_like(x), torch.ones_like(lr), torch.ones_like(momentum)]
-        )
-
-    return method
-
-
-TEACHERS = {
-    "(plain teacher alone)": teacher_alone(plain_teacher),
-    "(minigtn teacher alone)": teacher_alone(lambda problem: problem.teacher()),
-}
-
-
-def compiles() -> bool:
-    """Whether this minigtn has ``Checkpointed(compile=True)``."""
-    return "compile" in {field.name for field in dataclasses.fields(Checkpointed)}
-
-
-def methods(config: Config) -> dict[str, Method]:
-    """All that run in this process, by name; JAX is apart."""
-    cuda = config.device == "cuda"
-    ours = {f"minigtn {name}": with_adjoint(adjoint) for name, adjoint in adjoints(config.steps).items()}
-    if cuda:
-        ours["minigtn Checkpointed(graphs)"] = with_adjoint(Checkpointed(graphs=True))
-    if compiles():
-        ours[COMPILED] = with_adjoint(Checkpointed(graphs=cuda, compile=True))
-    return PEERS | ours | TEACHERS
-
-
-@contextlib.contextmanager
-def as_its_user(name: str) -> Iterator[None]:
-    """Peers run without deterministic kernels, which cost time on CUDA and which they do not need."""
-    kept = torch.are_deterministic_algorithms_enabled()
-    if name in PEERS or name == "(plain teacher alone)":
-        torch.use_deterministic_algorithms(False)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(kept, warn_only=True)
 
 
 # ---- agreement ---------------------------------------------------------------------------------------------
@@ -255,9 +175,7 @@ def times(
         if JAX in samples:
             try:
                 jax = stack.enter_context(JaxPeer(problem, CONVOLUTION[config.device]))
-            except (
-                RuntimeError
-            ) as error:  # it may need more memory than there is, and costs no other method its row
+            except RuntimeError as error:  # too little memory, perhaps: that costs no other method its row
                 print(f"{JAX}: skipped, {error}", flush=True)
                 del samples[JAX]
         for i in range(rounds + 1):
@@ -270,9 +188,8 @@ def times(
                 with as_its_user(name):
                     samples[name].append(seconds(partial(problem.gradient, every[name]), config.device))
             taken = ", ".join(f"{name} {samples[name][-1]:.3f}" for name in samples)
-            print(
-                f"round {i} of {rounds}: {taken}", flush=True
-            )  # all that is left of a run that is cut short
+            # all that is left of a run that is cut short
+            print(f"round {i} of {rounds}: {taken}", flush=True)
         if jax is None:
             return samples, rates[1:], {}
         apart = relative_difference(_flat(jax.gradient()), _flat(problem.gradient(plain)))

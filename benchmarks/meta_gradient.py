@@ -42,18 +42,17 @@ import torch
 from common import min_max, run_apart
 from jax_peer import JAX
 from measuring import (
-    COMPILED,
     MATRIX,
     TOLERANCE,
     agreement,
     count_flops,
     hush_peers,
-    methods,
     peak,
     precision,
     profiled,
     times,
 )
+from methods import COMPILED, methods
 from peers import PACKAGES, PLAIN
 from problem import SIZES, Config
 from rows import plot, summary, table, verdict

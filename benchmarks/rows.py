@@ -11,7 +11,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from common import MIB, min_max
 from jax_peer import JAX
-from measuring import COMPILED, TEACHERS
+from methods import COMPILED, TEACHERS
 from peers import PEERS
 
 

@@ -12,7 +12,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import jax_peer
 import measuring
-from measuring import TOLERANCE, LearnerLoss, agreement, count_flops, difference, methods
+from measuring import TOLERANCE, agreement, count_flops, difference
+from methods import LearnerLoss, methods
 from peers import PLAIN, plain
 from problem import SIZES, Problem
 from rows import summary, table, verdict
