@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import math
-import re
 import subprocess
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
+from resident import forget_resident_peak, resident_bytes
 
 from minigtn import Adjoint, Checkpointed, Reversible, Unrolled
 
@@ -30,12 +28,10 @@ def adjoints(steps: int) -> dict[str, Adjoint]:
 
 
 def memory_bytes(device: str) -> tuple[int, int]:
-    """Memory now, and its peak since the last :func:`forget_peak`: of torch's allocator on CUDA; resident, from /proc, on the CPU."""
+    """Memory now, and its peak since the last :func:`forget_peak`: of torch's allocator on CUDA; resident on the CPU."""
     if device == "cuda":
         return torch.cuda.memory_allocated(), torch.cuda.max_memory_allocated()
-    status = Path("/proc/self/status").read_text()
-    now, peak = (int(re.search(rf"{field}:\s*(\d+) kB", status)[1]) * 1024 for field in ("VmRSS", "VmHWM"))
-    return now, peak
+    return resident_bytes()
 
 
 def forget_peak(device: str) -> None:
@@ -43,14 +39,7 @@ def forget_peak(device: str) -> None:
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     else:
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def give_back_memory() -> None:
-    """Free memory that the C library keeps goes back to the system, so that using it again counts (glibc; elsewhere nothing)."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
+        forget_resident_peak()
 
 
 def wait_for(device: str) -> None:

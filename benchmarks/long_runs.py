@@ -28,7 +28,8 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
-from common import MIB, adjoints, forget_peak, give_back_memory, memory_bytes, min_max, run_apart
+from common import MIB, adjoints, forget_peak, memory_bytes, min_max, run_apart
+from resident import give_back_memory
 
 import minigtn
 from minigtn import Adjoint, Unrolled, saved_bytes

@@ -18,6 +18,7 @@ integer times 2**-52. All quantities must stay below LIMIT = 1024 in size, so th
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Iterator
 from fractions import Fraction
@@ -278,16 +279,36 @@ class FixedPointState:
             yield
             return
         xp = self._xp
-        stream = xp.cuda.ExternalStream(
-            torch.cuda.current_stream(self._device).cuda_stream, self._device.index or 0
-        )
-        with xp.cuda.Device(self._device.index or 0), stream, xp.cuda.using_allocator(self._allocate):
-            yield
+        device = self._device.index or 0
+        with xp.cuda.Device(device):
+            stream = _external_stream(xp, torch.cuda.current_stream(self._device).cuda_stream, device)
+            with stream, xp.cuda.using_allocator(self._allocate):
+                yield
 
     def _allocate(self, size: int):
         block = torch.empty(size, dtype=torch.uint8, device=self._device)
         memory = self._xp.cuda.UnownedMemory(block.data_ptr(), size, block)
         return self._xp.cuda.MemoryPointer(memory, 0)
+
+
+class _Handle:
+    """A stream of torch's by the CUDA stream protocol, which not every torch speaks itself."""
+
+    def __init__(self, pointer: int) -> None:
+        self._pointer = pointer
+
+    def __cuda_stream__(self) -> tuple[int, int]:
+        return 0, self._pointer
+
+
+@functools.cache
+def _external_stream(xp: Any, pointer: int, device: int) -> Any:
+    """Torch's stream as one of CuPy's on the current device, ``device``; CuPy 14 warns of the older name.
+
+    Kept for good: what ``from_external`` returns destroys the stream, which is torch's, when it is collected. Torch makes few streams.
+    """
+    from_external = getattr(xp.cuda.Stream, "from_external", None)
+    return from_external(_Handle(pointer)) if from_external else xp.cuda.ExternalStream(pointer, device)
 
 
 def _cupy() -> Any:

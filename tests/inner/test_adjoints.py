@@ -4,9 +4,9 @@ import pytest
 import torch
 
 import minigtn
-from minigtn.inner.memory import memory_bytes
 from minigtn import Checkpointed, Readout, Reversible, Unrolled
 from minigtn.inner.adjoints import Adjoint
+from minigtn.inner.memory import memory_bytes
 from minigtn.studies.check import (
     DIFFERENCE_TOLERANCE,
     REVERSIBLE_TOLERANCE,

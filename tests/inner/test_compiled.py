@@ -11,15 +11,15 @@ import warnings
 import pytest
 import torch
 import torch.nn.functional as F
+from minigtn.compiled import CompiledMismatch
+from minigtn.meta_gradient import InBfloat16
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import minigtn
 from minigtn import Adam, Checkpointed, compiled
-from minigtn.batched import SumOfLosses
-from minigtn.check import adam_problem, make_problem, relative_difference
-from minigtn.compiled import CompiledMismatch
-from minigtn.learners import Learner, LearnerConfig
-from minigtn.meta_gradient import InBfloat16
+from minigtn.networks.learners import Learner, LearnerConfig
+from minigtn.outer.batched import SumOfLosses
+from minigtn.studies.check import adam_problem, make_problem, relative_difference
 from problems import problem
 
 TOLERANCE = 1e-12
@@ -188,10 +188,10 @@ def draws(params, batch):
     return (params["w"] * batch[0]).square().sum() + 0 * torch.rand(())
 
 
-def gradient(loss, adjoint, optimiser=None):
+def gradient(loss, adjoint, optimizer=None):
     w = torch.tensor([1.0, 2.0], dtype=torch.float64, requires_grad=True)
     batches = (torch.tensor([[1.0, 2.0], [0.5, 1.5]], dtype=torch.float64),)
-    trained = minigtn.sgd(loss, {"w": w}, batches, 0.1, 0.5, adjoint, optimiser=optimiser)
+    trained = minigtn.sgd(loss, {"w": w}, batches, 0.1, 0.5, adjoint, optimizer=optimizer)
     return torch.autograd.grad(trained["w"].square().sum(), w)[0]
 
 
@@ -241,9 +241,9 @@ def test_an_error_of_the_loss_is_not_taken_for_one_of_the_compiler(recorded):
         gradient(lambda params, batch: params["w"], Checkpointed(compile=True))
 
 
-def test_another_optimiser_is_compiled_anew(recorded):
+def test_another_optimizer_is_compiled_anew(recorded):
     adjoint = Checkpointed(compile=True)
-    for optimiser in (None, Adam(eps=0.1), None):
-        found, expected = gradient(problem_free_loss, adjoint, optimiser), gradient(problem_free_loss, Checkpointed(), optimiser)
+    for optimizer in (None, Adam(eps=0.1), None):
+        found, expected = gradient(problem_free_loss, adjoint, optimizer), gradient(problem_free_loss, Checkpointed(), optimizer)
         assert relative_difference(found, expected) < TOLERANCE
     assert adjoint._captured.captures == 2

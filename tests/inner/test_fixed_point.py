@@ -2,6 +2,7 @@
 
 import math
 from fractions import Fraction
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,15 @@ from hypothesis.extra.numpy import arrays
 
 import minigtn
 from minigtn import FixedPointOverflow, Reversible
-from minigtn.inner.fixed_point import MAX_DENOMINATOR, WORD, FixedPointState, InformationBuffer, bits_per_step, rational_momentum
+from minigtn.inner.fixed_point import (
+    MAX_DENOMINATOR,
+    WORD,
+    FixedPointState,
+    InformationBuffer,
+    _external_stream,
+    bits_per_step,
+    rational_momentum,
+)
 from problems import QUADRATIC_W0, A, quadratic, quadratic_batches
 
 MIN, MAX = np.iinfo(np.int64).min, np.iinfo(np.int64).max
@@ -204,6 +213,29 @@ def test_weights_that_start_out_of_range(value):
     params = {**QUADRATIC_W0, "b": torch.tensor([value], dtype=torch.float64)}
     with pytest.raises(FixedPointOverflow, match=r"'b' reached .* at inner step 0"):
         minigtn.sgd(linear, params, (torch.zeros(3),), 0.01, 0.5, Reversible())
+
+
+def test_cupy_gets_torchs_stream_by_the_name_that_it_knows():
+    class New:
+        def __init__(self, pointer):
+            self.pointer = pointer
+
+        @classmethod
+        def from_external(cls, stream):
+            version, pointer = stream.__cuda_stream__()
+            assert version == 0
+            return cls(pointer)
+
+    class NewCupy:  # a class, as modules can be hashed and namespaces cannot
+        cuda = SimpleNamespace(Stream=New)
+
+    class OldCupy:
+        cuda = SimpleNamespace(Stream=object, ExternalStream=lambda pointer, device: (pointer, device))
+
+    stream = _external_stream(NewCupy, 123, 0)
+    assert stream.pointer == 123
+    assert _external_stream(NewCupy, 123, 0) is stream  # collecting it would destroy torch's stream
+    assert _external_stream(OldCupy, 123, 1) == (123, 1)
 
 
 # ---- CUDA -------------------------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,118 @@
+"""What benchmarks/meta_gradient.py decides by: its comparison notices a wrong gradient, its rows say what was measured."""
+
+import dataclasses
+import math
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+
+import jax_peer
+import measuring
+from measuring import TOLERANCE, agreement, count_flops, difference
+from methods import LearnerLoss, methods
+from peers import PLAIN, plain
+from problem import SIZES, Problem
+from rows import summary, table, verdict
+
+TINY = dataclasses.replace(SIZES["tiny"], threads=1)
+OTHERS = ("higher", "torchopt", "betty", "torch checkpoint", "torch checkpoint, reentrant", jax_peer.JAX)
+
+
+def varied(config=TINY, dtype=torch.float64):
+    problem = Problem(config, dtype)
+    problem.vary()
+    return problem
+
+
+def test_the_comparison_notices_a_gradient_that_is_scaled_or_missing():
+    expected = varied().gradient(plain)
+    assert difference(expected, expected) == 0
+    for name in expected:
+        scaled = expected | {name: expected[name] * (1 + 10 * TOLERANCE)}
+        assert difference(scaled, expected) > TOLERANCE, name
+        assert difference({key: g for key, g in expected.items() if key != name}, expected) == math.inf
+
+
+def test_a_peer_with_another_gradient_is_refused_and_minigtn_with_one_stops_everything(monkeypatch):
+    def doubled(problem):
+        plain(problem)
+        problem.teacher.lr_raw.grad *= 2
+
+    right = methods(TINY)
+    monkeypatch.setattr(measuring, "methods", lambda config: {PLAIN: plain, "higher": doubled})
+    found = agreement(TINY, [jax_peer.JAX])
+    assert found["higher"].startswith("refused: its gradient differs by 1.0e+00")
+    monkeypatch.setattr(measuring, "methods", lambda config: {PLAIN: plain, "minigtn Unrolled": doubled})
+    with pytest.raises(SystemExit, match="minigtn Unrolled refused"):
+        agreement(TINY, [jax_peer.JAX])
+    monkeypatch.setattr(measuring, "methods", lambda config: right)
+    found = agreement(TINY, OTHERS)
+    assert found["minigtn Reversible"] <= TOLERANCE
+    assert found["higher"] == "left out"
+
+
+def test_a_missing_jax_is_said_and_not_fatal(monkeypatch):
+    monkeypatch.setattr(measuring, "installed", lambda: False)
+    monkeypatch.setattr(measuring, "methods", lambda config: {PLAIN: plain})
+    assert agreement(TINY, [])[jax_peer.JAX] == "not installed (no module jax)"
+
+
+@pytest.mark.parametrize("pixels", [False, True])
+def test_weights_return_from_jaxs_layout(pixels):
+    problem = Problem(dataclasses.replace(TINY, pixels=pixels, image=(3, 12, 16)), torch.float64)
+    for name, p in problem.teacher.named_parameters():
+        key = name.removeprefix("generator.")
+        p = torch.arange(p.numel(), dtype=p.dtype).view(p.shape)
+        there = jax_peer._to_jax(key, p, problem).contiguous().numpy()
+        assert jax_peer._to_torch(key, there, problem).equal(p), name
+
+
+def test_jax_gives_the_gradient_of_plain_unrolling():
+    """The convolution that is the CPU's choice is compared in every run of the benchmark."""
+    pytest.importorskip("jax")
+    problem = varied(dataclasses.replace(TINY, steps=2))
+    with jax_peer.JaxPeer(problem, "native") as peer:
+        found = peer.gradient()
+        assert peer.seconds() > 0
+    assert difference(found, problem.gradient(plain)) < TOLERANCE
+    assert peer.first["peak_bytes"] > 0
+
+
+@pytest.mark.parametrize(
+    ("program", "words"),
+    [("print('{\"loss\": NaN}', flush=True)", "its loss is nan"), ("raise MemoryError('too large')", "MemoryError: too large")],
+)
+def test_a_process_that_fails_or_has_no_finite_loss_is_refused(monkeypatch, tmp_path, program, words):
+    path = tmp_path / "program.py"
+    path.write_text(program)
+    monkeypatch.setattr(jax_peer, "PROGRAM", path)
+    with pytest.raises(RuntimeError, match=words), jax_peer.JaxPeer(Problem(TINY), "native"):
+        pass
+
+
+def test_equal_learners_have_equal_losses_so_that_what_was_captured_is_used_again():
+    first = LearnerLoss(Problem(TINY).learner)
+    assert first == LearnerLoss(Problem(TINY).learner)
+    assert hash(first) == hash(LearnerLoss(Problem(TINY).learner))
+    assert first != LearnerLoss(first.learner, torch.bfloat16)
+
+
+def test_rows_leave_the_warm_up_out_and_say_what_part_of_the_floor_was_reached():
+    flops = count_flops(TINY)
+    assert flops > 0
+    base = [100.0, 4.0, 4.0, 4.0]
+    rows = [
+        summary(PLAIN, base, base, 2**20, flops, machine=float(flops)),
+        summary("minigtn Checkpointed(1)", [50.0, 2.0, 1.0, 3.0], base, 2**19, flops, machine=float(flops)),
+    ]
+    assert rows[0]["n"] == 3
+    assert rows[0]["seconds"] == 4
+    assert rows[0]["fraction_of_floor"] == 0.25  # the floor is one second here
+    assert rows[1]["relative_to_plain_min_max"] == [0.25, 0.75]
+    assert verdict(rows)["checkpointed_time"] == 0.5
+    assert verdict(rows)["checkpointed_memory"] == 0.5
+    assert "50.0%" in table(rows)
