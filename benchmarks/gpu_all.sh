@@ -64,11 +64,11 @@ step evaluation 40 "$python" benchmarks/evaluation.py --size "$size" --device "$
 
 for precision in "${precisions[@]}"; do
     echo "-- $precision" >> "$summary"
-    grep -E '^(size|method|plain|torch|higher|betty|JAX|minigtn|\((plain|minigtn)|matrix|floor|beside|fastest|checkpointed|.*skipped)' \
+    grep -sE '^(size|method|plain|torch|higher|betty|JAX|minigtn|\((plain|minigtn)|matrix|floor|beside|fastest|checkpointed|.*skipped)' \
         "$out/meta_gradient_$precision.log" >> "$summary"
-    grep -q '^method' "$out/meta_gradient_$precision.log" || grep '^round' "$out/meta_gradient_$precision.log" >> "$summary"
+    grep -sq '^method' "$out/meta_gradient_$precision.log" || grep -s '^round' "$out/meta_gradient_$precision.log" >> "$summary"
 done
-grep -hE '[0-9]+ (passed|failed|skipped)' "$out/pytest.log" 2> /dev/null | tail -n 1 >> "$summary"
+grep -shE '[0-9]+ (passed|failed|skipped)' "$out/pytest.log" 2> /dev/null | tail -n 1 >> "$summary"
 tail -n 3 "$out/evaluation.log" >> "$summary" 2> /dev/null
 echo
 cat "$summary"
