@@ -1,4 +1,5 @@
-"""What several benchmarks need: the adjoints to compare, processes of their own, and what those say about memory."""
+"""What several benchmarks need: the adjoints to compare, processes of their own, and what those say about
+memory."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ MIB = 2**20
 
 
 def adjoints(steps: int) -> dict[str, Adjoint]:
-    """The three adjoints, and the checkpointed one with the block size that needs least memory for so many steps."""
+    """The three adjoints, and the checkpointed one with the block size that needs least memory for so many
+    steps."""
     return {
         "Unrolled": Unrolled(),
         "Checkpointed(1)": Checkpointed(),
@@ -28,7 +30,8 @@ def adjoints(steps: int) -> dict[str, Adjoint]:
 
 
 def memory_bytes(device: str) -> tuple[int, int]:
-    """Memory now, and its peak since the last :func:`forget_peak`: of torch's allocator on CUDA; resident on the CPU."""
+    """Memory now, and its peak since the last :func:`forget_peak`: of torch's allocator on CUDA; resident on
+    the CPU."""
     if device == "cuda":
         return torch.cuda.memory_allocated(), torch.cuda.max_memory_allocated()
     return resident_bytes()
@@ -49,7 +52,8 @@ def wait_for(device: str) -> None:
 
 
 def run_apart(script: str, job: Any) -> Any:
-    """``script --job <job>`` in a fresh process: the JSON that it prints; stops the benchmark, with what it said, where it fails."""
+    """``script --job <job>`` in a fresh process: the JSON that it prints; stops the benchmark, with what it
+    said, where it fails."""
     child = subprocess.run([sys.executable, script, "--job", json.dumps(job)], capture_output=True, text=True)
     if child.returncode:
         raise SystemExit(f"the job {job} failed:\n{child.stderr}")

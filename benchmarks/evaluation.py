@@ -1,9 +1,11 @@
-"""Seconds to judge a curriculum: fresh learners trained on it, in one stacked pass and one after the other, and their accuracy.
+"""Seconds to judge a curriculum: fresh learners trained on it, in one stacked pass and one after the other,
+and their accuracy.
 
     python benchmarks/evaluation.py --size full --device cuda --out benchmarks/records/<date>_evaluation
 
-The learner is that of the paper for MNIST (size L: conv 64, 128, dense 256; B = 128, T = 32); the images are random numbers, so
-accuracies mean nothing. Both ways must give the same learners (float32: logits within 1e-3 of the largest).
+The learner is that of the paper for MNIST (size L: conv 64, 128, dense 256; B = 128, T = 32); the images are
+random numbers, so accuracies mean nothing. Both ways must give the same learners (float32: logits within 1e-3
+of the largest).
 """
 
 from __future__ import annotations
@@ -48,10 +50,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="samples, after one to warm up")
     args = parser.parse_args()
     config, n, T, B, images = SIZES[args.size]
-    learner, rng = Learner(config, (1, 28, 28), 10), torch.Generator().manual_seed(0)
+    learner = Learner(config, (1, 28, 28), 10)
+    rng = torch.Generator().manual_seed(0)
     x = torch.randn(T, B, 1, 28, 28, generator=rng).to(args.device)
     y = torch.arange(B).remainder(10).expand(T, B).to(args.device)
-    split = Split(torch.randn(images, 1, 28, 28, generator=rng), torch.randint(10, (images,), generator=rng)).to(args.device)
+    split = Split(
+        torch.randn(images, 1, 28, 28, generator=rng), torch.randint(10, (images,), generator=rng)
+    ).to(args.device)
 
     ways = {"in one pass": [range(n)], "one by one": [[seed] for seed in range(n)]}
     samples: dict[str, list[float]] = {way: [] for way in ways}
@@ -69,17 +74,24 @@ def main() -> None:
     difference = relative_difference(logits["in one pass"], logits["one by one"])
     if not difference <= TOLERANCE:
         raise SystemExit(f"the two ways gave other learners: logits differ by {difference:.1e}")
-    rows = {way: {"n": len(s), "seconds": statistics.median(s), "seconds_min_max": min_max(s)} for way, s in samples.items()}
+    rows = {
+        way: {"n": len(s), "seconds": statistics.median(s), "seconds_min_max": min_max(s)}
+        for way, s in samples.items()
+    }
     for way, row in rows.items():
         low, high = row["seconds_min_max"]
         print(
-            f"{n} fresh learners taught {T} steps and read on {len(split.y):,} images, {way}: {row['seconds']:.3f} s ({low:.3f}-{high:.3f})"
+            f"{n} fresh learners taught {T} steps and read on {len(split.y):,} images, {way}: "
+            f"{row['seconds']:.3f} s ({low:.3f}-{high:.3f})"
         )
     record = {
         "config": {"size": args.size, "learners": n, "steps": T, "batch": B, "images": images},
         **environment(torch.device(args.device)),
     }
-    write_json(args.out / "evaluation.json", {**record, "agreement": difference, "mean_accuracy": found.mean().item(), "rows": rows})
+    write_json(
+        args.out / "evaluation.json",
+        {**record, "agreement": difference, "mean_accuracy": found.mean().item(), "rows": rows},
+    )
 
 
 if __name__ == "__main__":

@@ -20,10 +20,11 @@ def plain_teacher(problem: Problem) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """What ``problem.teacher()`` returns, by a generator as a PyTorch user writes it."""
     teacher = problem.teacher
     if problem.config.pixels:
-        return teacher()
+        return teacher()[:4]
     w = {name: p for name, p in teacher.generator.items() if not name.endswith(("direction", "gain"))}
     for name in ("dense1", "dense2", "conv1", "conv2"):
-        direction, gain = teacher.generator[f"{name}-direction"], teacher.generator[f"{name}-gain"]
+        direction = teacher.generator[f"{name}-direction"]
+        gain = teacher.generator[f"{name}-gain"]
         w[name] = direction * (gain / direction.flatten(1).norm(dim=1)).view(-1, *[1] * (direction.dim() - 1))
 
     def normalised(name: str, h: Tensor) -> Tensor:
@@ -73,7 +74,8 @@ def with_checkpoints(reentrant: bool) -> Callable[[Problem], None]:
         v = tuple(torch.zeros_like(p) for p in w)
 
         def step(x, y, lr, momentum, *state):
-            w, v = state[: len(names)], state[len(names) :]
+            w = state[: len(names)]
+            v = state[len(names) :]
             again = (
                 torch.is_grad_enabled()
             )  # a reentrant checkpoint runs first without, then once more with a graph
@@ -92,7 +94,8 @@ def with_checkpoints(reentrant: bool) -> Callable[[Problem], None]:
         for t in range(len(x)):
             inputs = x[t], y[t], lr[t], momentum[t], *w, *v
             state = checkpoint(step, *inputs, use_reentrant=reentrant, preserve_rng_state=False)
-            w, v = state[: len(names)], state[len(names) :]
+            w = state[: len(names)]
+            v = state[len(names) :]
         logits = torch.func.functional_call(module, dict(zip(names, w, strict=True)), problem.real_x)
         F.cross_entropy(logits, problem.real_y).backward()
 
@@ -116,7 +119,8 @@ def with_torchopt(problem: Problem) -> None:
     import torchopt
 
     module = problem.module
-    w, state = dict(module.named_parameters()), None
+    w = dict(module.named_parameters())
+    state = None
     x, y, lr, momentum = plain_teacher(problem)
     for t in range(len(x)):
         optimizer = torchopt.sgd(lr=lr[t], momentum=momentum[t])
@@ -159,7 +163,9 @@ def with_betty(problem: Problem) -> None:
         def custom_optimizer_step(self):
             found.extend(p.grad for p in self.module.parameters())
 
-    module, steps, device = problem.module, problem.config.steps, problem.config.device
+    module = problem.module
+    steps = problem.config.steps
+    device = problem.config.device
     optimizer = torch.optim.SGD(module.parameters(), lr=problem.config.lr, momentum=problem.config.momentum)
     unroll = ProblemConfig(unroll_steps=steps, retain_graph=True)
     inner = Inner("inner", unroll, module, optimizer, device=device)

@@ -101,7 +101,8 @@ class Problem:
 
         The momenta are such that Reversible can represent.
         """
-        steps, raw = self.config.steps, self.teacher.momentum_raw
+        steps = self.config.steps
+        raw = self.teacher.momentum_raw
         with torch.no_grad():
             self.teacher.lr_raw += torch.linspace(-0.5, 0.5, steps).to(self.teacher.lr_raw)
             fraction = torch.arange(1, steps + 1).remainder(7).add(1).to(raw) / 8 / MOMENTUM_MAX

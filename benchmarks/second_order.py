@@ -2,9 +2,10 @@
 
     python benchmarks/second_order.py --size full --out benchmarks/records/<date>_second_order
 
-Times, for dense and convolutional learners in float32, one pass that returns gradient, Hessian product and the mixed term of the images
-beside one plain gradient. Variants are timed in turn, round after round; the table gives medians. Before anything is timed the two must
-agree. The outcome decided ``minigtn.inner.step.gradient_and_pull_back``; see docs/performance.md.
+Times, for dense and convolutional learners in float32, one pass that returns gradient, Hessian product and
+the mixed term of the images beside one plain gradient. Variants are timed in turn, round after round; the
+table gives medians. Before anything is timed the two must agree. The outcome decided
+``minigtn.inner.step.gradient_and_pull_back``; see docs/performance.md.
 """
 
 from __future__ import annotations
@@ -35,14 +36,18 @@ SECONDS_PER_SAMPLE = 0.1
 TOLERANCE = 1e-4  # of float32 Hessian products that sum in another order
 
 
-def passes(config: LearnerConfig, batch_size: int, memory_format: torch.memory_format, device: str) -> dict[str, Callable]:
+def passes(
+    config: LearnerConfig, batch_size: int, memory_format: torch.memory_format, device: str
+) -> dict[str, Callable]:
     """The three things that are timed, on the same weights and images."""
     learner = Learner(config, (1, 28, 28), n_classes=10)
     params = learner.init(0, device=device)
     sizes = [p.numel() for p in params.values()]
 
     def loss(w, batch):
-        parts = {name: part.view(p.shape) for (name, p), part in zip(params.items(), w.split(sizes), strict=True)}
+        parts = {
+            name: part.view(p.shape) for (name, p), part in zip(params.items(), w.split(sizes), strict=True)
+        }
         return cross_entropy(learner(parts, batch[0]), batch[1])
 
     rng = torch.Generator().manual_seed(0)
@@ -63,8 +68,8 @@ def passes(config: LearnerConfig, batch_size: int, memory_format: torch.memory_f
 
 
 def forward_over_reverse(loss, w, batch, nu, wanted):
-    """``g``, ``H nu`` and the mixed terms by forward-mode differentiation of the gradient along ``nu`` (MixFlow-MG, ICML 2025), which
-    must be known before."""
+    """``g``, ``H nu`` and the mixed terms by forward-mode differentiation of the gradient along ``nu``
+    (MixFlow-MG, ICML 2025), which must be known before."""
     with fwAD.dual_level(), torch.enable_grad():
         batch = leaves(batch, wanted)
         w = fwAD.make_dual(w.detach().requires_grad_(), nu)
@@ -92,8 +97,13 @@ def measure(name: str, memory_format: torch.memory_format, rounds: int, device: 
     _, h2, (m2,) = variants["forward over reverse"]()
     difference = max(relative_difference(h1, h2), relative_difference(m1, m2))
     if difference > TOLERANCE:
-        raise SystemExit(f"{name}: the two passes differ by {difference:.1e}, more than {TOLERANCE:.0e}; nothing was timed")
-    repeats = {key: max(1, int(SECONDS_PER_SAMPLE / seconds(f, 2, device))) if rounds > 1 else 1 for key, f in variants.items()}
+        raise SystemExit(
+            f"{name}: the two passes differ by {difference:.1e}, more than {TOLERANCE:.0e}; nothing was timed"
+        )
+    repeats = {
+        key: max(1, int(SECONDS_PER_SAMPLE / seconds(f, 2, device))) if rounds > 1 else 1
+        for key, f in variants.items()
+    }
     samples: dict[str, list[float]] = {key: [] for key in variants}
     for _ in range(rounds):
         for key, f in variants.items():
@@ -112,21 +122,32 @@ def measure(name: str, memory_format: torch.memory_format, rounds: int, device: 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", choices=("tiny", "full"), default="full", help="tiny: the two small learners, one round, for CI")
+    parser.add_argument(
+        "--size",
+        choices=("tiny", "full"),
+        default="full",
+        help="tiny: the two small learners, one round, for CI",
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder for second_order.json")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--rounds", type=int, default=9, help="samples of each variant, in turn")
     parser.add_argument("--note", default="", help="anything about the machine that a reader should know")
     args = parser.parse_args()
     rounds = 1 if args.size == "tiny" else args.rounds
-    print(f"{'learner':<9}{'format':<19}{'gradient':>9}{'double b.':>10}{'fwd/rev':>9}  ratio (min-max)   [ms; median of {rounds}]")
+    print(
+        f"{'learner':<9}{'format':<19}{'gradient':>9}{'double b.':>10}{'fwd/rev':>9}  ratio (min-max)   "
+        f"[ms; median of {rounds}]"
+    )
     rows = []
     for name in LEARNERS:
         if args.size == "tiny" and name.endswith("M"):
             continue
-        for memory_format in (torch.contiguous_format, torch.channels_last)[: 1 if name.startswith("dense") else 2]:
+        for memory_format in (torch.contiguous_format, torch.channels_last)[
+            : 1 if name.startswith("dense") else 2
+        ]:
             row = measure(name, memory_format, rounds, args.device)
-            ms, (low, high) = row["milliseconds"], row["ratio_min_max"]
+            ms = row["milliseconds"]
+            (low, high) = row["ratio_min_max"]
             print(
                 f"{name:<9}{row['memory_format']:<19}{ms['gradient']:>9.2f}{ms['double backward']:>10.2f}"
                 f"{ms['forward over reverse']:>9.2f}  {row['ratio']:.2f} ({low:.2f}-{high:.2f})",
@@ -134,8 +155,17 @@ def main() -> None:
             )
             rows.append(row)
     args.out.mkdir(parents=True, exist_ok=True)
-    config = {"rounds": rounds, "seconds_per_sample": SECONDS_PER_SAMPLE, "size": args.size, "dtype": "float32", "note": args.note}
-    write_json(args.out / "second_order.json", {"config": config, **environment(torch.device(args.device)), "rows": rows})
+    config = {
+        "rounds": rounds,
+        "seconds_per_sample": SECONDS_PER_SAMPLE,
+        "size": args.size,
+        "dtype": "float32",
+        "note": args.note,
+    }
+    write_json(
+        args.out / "second_order.json",
+        {"config": config, **environment(torch.device(args.device)), "rows": rows},
+    )
 
 
 if __name__ == "__main__":

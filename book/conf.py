@@ -74,7 +74,9 @@ def _plain_text(app: Any, what: str, name: str, obj: Any, options: Any, lines: l
     """Docstrings are plain text first: |x| is an absolute value and `Split`s a plural, neither of which reStructuredText expects."""
     for i, line in enumerate(lines):
         parts = line.split("``")
-        parts[::2] = [re.sub(r"(`\w+`)(\w)", r"\1\\ \2", part.replace("|", "\\|")) for part in parts[::2]]  # outside of literals
+        parts[::2] = [
+            re.sub(r"(`\w+`)(\w)", r"\1\\ \2", part.replace("|", "\\|")) for part in parts[::2]
+        ]  # outside of literals
         lines[i] = "``".join(parts)
 
 

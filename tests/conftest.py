@@ -1,4 +1,5 @@
-"""Seeds before every test, one thread (the tensors are tiny, and waiting threads slow each other down), a reason where a GPU is missing."""
+"""Seeds before every test, one thread (the tensors are tiny, and waiting threads slow each other down), a
+reason where a GPU is missing."""
 
 import contextlib
 import os
@@ -22,12 +23,15 @@ def _seed():
 
 @pytest.fixture
 def no_sync():
-    """``with no_sync():`` raises where the host waits for the CUDA device; the mode is off again afterwards, whatever happens."""
+    """``with no_sync():`` raises where the host waits for the CUDA device; the mode is off again afterwards,
+    whatever happens."""
 
     @contextlib.contextmanager
     def guarded():
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Synchronization debug mode is a prototype feature", UserWarning)
+            warnings.filterwarnings(
+                "ignore", "Synchronization debug mode is a prototype feature", UserWarning
+            )
             torch.cuda.set_sync_debug_mode("error")
         try:
             yield

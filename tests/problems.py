@@ -1,4 +1,5 @@
-"""The training runs that the tests differentiate: those of ``minigtn check``, one with shared weights, and a plain quadratic."""
+"""The training runs that the tests differentiate: those of ``minigtn check``, one with shared weights, and a
+plain quadratic."""
 
 from __future__ import annotations
 
@@ -26,7 +27,9 @@ def problem(name: str, *, steps: int = 7, every: int | None = 3) -> Problem:
     if name == "tied":
         rng = torch.Generator().manual_seed(0)
         sizes = {"embed": (6, 8), "recur": (6, 6)}
-        params = {key: 0.4 * torch.randn(size, generator=rng, dtype=torch.float64) for key, size in sizes.items()}
+        params = {
+            key: 0.4 * torch.randn(size, generator=rng, dtype=torch.float64) for key, size in sizes.items()
+        }
         return make_problem("tied", tied, params, (2, 2, 2), steps=steps, every=every)
     return learner_problem(name, steps=steps, every=every)
 
@@ -40,7 +43,10 @@ def tied(params: dict[str, Tensor], x: Tensor) -> Tensor:
 
 
 A = torch.tensor([[2.0, 0.5, 0.25], [0.5, 1.0, -0.75], [0.25, -0.75, 1.5]], dtype=torch.float64)
-QUADRATIC_W0 = {"a": torch.tensor([1.0, -0.5], dtype=torch.float64), "b": torch.tensor([0.25], dtype=torch.float64)}
+QUADRATIC_W0 = {
+    "a": torch.tensor([1.0, -0.5], dtype=torch.float64),
+    "b": torch.tensor([0.25], dtype=torch.float64),
+}
 
 
 def quadratic(params: dict[str, Tensor], batch: list[Tensor]) -> Tensor:

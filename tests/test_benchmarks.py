@@ -1,4 +1,5 @@
-"""What benchmarks/meta_gradient.py decides by: its comparison notices a wrong gradient, its rows say what was measured."""
+"""What benchmarks/meta_gradient.py decides by: its comparison notices a wrong gradient, its rows say what was
+measured."""
 
 import dataclasses
 import math
@@ -84,7 +85,10 @@ def test_jax_gives_the_gradient_of_plain_unrolling():
 
 @pytest.mark.parametrize(
     ("program", "words"),
-    [("print('{\"loss\": NaN}', flush=True)", "its loss is nan"), ("raise MemoryError('too large')", "MemoryError: too large")],
+    [
+        ("print('{\"loss\": NaN}', flush=True)", "its loss is nan"),
+        ("raise MemoryError('too large')", "MemoryError: too large"),
+    ],
 )
 def test_a_process_that_fails_or_has_no_finite_loss_is_refused(monkeypatch, tmp_path, program, words):
     path = tmp_path / "program.py"

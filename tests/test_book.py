@@ -1,4 +1,5 @@
-"""The book as a reader meets it: built from the notebooks' kept outputs, then every page opened in headless Chromium."""
+"""The book as a reader meets it: built from the notebooks' kept outputs, then every page opened in headless
+Chromium."""
 
 from __future__ import annotations
 
@@ -23,22 +24,37 @@ import pytest
 ROOT = Path(__file__).parent.parent
 NEEDED = ("sphinx", "myst_nb", "furo", "mathjax")
 MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
-pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"the book needs {', '.join(MISSING)}: pip install -e '.[book]'")
+pytestmark = pytest.mark.skipif(
+    bool(MISSING), reason=f"the book needs {', '.join(MISSING)}: pip install -e '.[book]'"
+)
 
 Read = Callable[[str], dict[str, Any]]
 
 
-# ---- the site --------------------------------------------------------------------------------------------------------------------------
+# ---- the site ----
 
 
 @pytest.fixture(scope="module")
 def book(tmp_path_factory) -> Path:
     """The built site."""
     out = tmp_path_factory.mktemp("book")
-    command = [sys.executable, "-m", "sphinx", "-q", "-c", "book", "-d", str(out / "doctrees"), ".", str(out / "site")]
+    command = [
+        sys.executable,
+        "-m",
+        "sphinx",
+        "-q",
+        "-c",
+        "book",
+        "-d",
+        str(out / "doctrees"),
+        ".",
+        str(out / "site"),
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert not [line for line in done.stderr.splitlines() if "myst.xref" in line or "image file not" in line], done.stderr
+    assert not [
+        line for line in done.stderr.splitlines() if "myst.xref" in line or "image file not" in line
+    ], done.stderr
     return out / "site"
 
 
@@ -83,12 +99,19 @@ def test_links_and_pictures_lead_somewhere(book: Path) -> None:
 
 
 def test_the_link_checker_finds_broken_links(tmp_path: Path) -> None:
-    (tmp_path / "a.html").write_text('<p id="here"><a href="b.html">x</a><a href="#there">x</a><img src="c.png"><a href="#here">ok</a>')
+    (tmp_path / "a.html").write_text(
+        '<p id="here"><a href="b.html">x</a><a href="#there">x</a><img src="c.png"><a href="#here">ok</a>'
+    )
     assert broken_links(tmp_path) == ["a.html: b.html", "a.html: #there", "a.html: c.png"]
 
 
 def test_every_lesson_and_guide_is_in_the_book(book: Path) -> None:
-    sources = [*ROOT.glob("lessons/[0-9]*.ipynb"), *ROOT.glob("docs/**/*.md"), ROOT / "README.md", ROOT / "reference/README.md"]
+    sources = [
+        *ROOT.glob("lessons/[0-9]*.ipynb"),
+        *ROOT.glob("docs/**/*.md"),
+        ROOT / "README.md",
+        ROOT / "reference/README.md",
+    ]
     index = (book / "book/index.html").read_text()
     for source in sources:
         page = source.relative_to(ROOT).with_suffix(".html")
@@ -98,23 +121,34 @@ def test_every_lesson_and_guide_is_in_the_book(book: Path) -> None:
 
 def test_solutions_are_folded(book: Path) -> None:
     for notebook in ROOT.glob("lessons/[0-9]*.ipynb"):
-        solutions = sum("solution" in cell["metadata"].get("tags", []) for cell in json.loads(notebook.read_text())["cells"])
+        solutions = sum(
+            "solution" in cell["metadata"].get("tags", [])
+            for cell in json.loads(notebook.read_text())["cells"]
+        )
         text = (book / "lessons" / f"{notebook.stem}.html").read_text()
         assert text.count('<p class="collapsed admonition-title">Solution</p>') == solutions
 
 
-# ---- in a browser -----------------------------------------------------------------------------------------------------------------------
+# ---- in a browser ----
 
 
 class Browser:
     """Headless Chromium through chromedriver's HTTP interface (the WebDriver protocol)."""
 
     def __init__(self, driver: str, chromium: str) -> None:
-        self.process = subprocess.Popen([driver, "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        self.process = subprocess.Popen(
+            [driver, "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
         assert self.process.stdout is not None
         line = next(line for line in self.process.stdout if "successfully on port" in line)
         self.base = f"http://127.0.0.1:{int(''.join(c for c in line.rsplit('port', 1)[1] if c.isdigit()))}"
-        arguments = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=1200,900"]
+        arguments = [
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-dev-shm-usage",
+            "--window-size=1200,900",
+        ]
         options = {"binary": chromium, "args": arguments}
         always = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
         session = self.ask("POST", "/session", {"capabilities": {"alwaysMatch": always}})["sessionId"]
@@ -122,7 +156,9 @@ class Browser:
 
     def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.base + path, data, {"Content-Type": "application/json"}, method=method)
+        request = urllib.request.Request(
+            self.base + path, data, {"Content-Type": "application/json"}, method=method
+        )
         with urllib.request.urlopen(request, timeout=120) as answer:
             return json.load(answer)["value"]
 
@@ -147,7 +183,8 @@ class Browser:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    driver, chromium = shutil.which("chromedriver"), shutil.which("chromium") or shutil.which("chromium-browser")
+    driver = shutil.which("chromedriver")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     if driver is None or chromium is None:
         pytest.skip("needs Chromium and its driver (Debian's packages chromium and chromium-driver)")
     started = Browser(driver, chromium)
@@ -168,10 +205,17 @@ def address(book: Path) -> Iterator[str]:
     server.server_close()
 
 
-READY = "return document.readyState == 'complete' && (!window.MathJax || !MathJax.startup || !!MathJax.startup.document?.state?.())"
-PICTURES = "return [...document.querySelectorAll('.cell_output img')].filter(i => i.complete && i.naturalWidth > 100).length"
+READY = (
+    "return document.readyState == 'complete' && (!window.MathJax || !MathJax.startup || "
+    "!!MathJax.startup.document?.state?.())"
+)
+PICTURES = (
+    "return [...document.querySelectorAll('.cell_output img')].filter(i => i.complete && "
+    "i.naturalWidth > 100).length"
+)
 ELSEWHERE = (
-    "return performance.getEntriesByType('resource').map(e => e.name).filter(n => /^http/.test(n) && !n.startsWith(location.origin))"
+    "return performance.getEntriesByType('resource').map(e => e.name).filter(n => /^http/.test(n) "
+    "&& !n.startsWith(location.origin))"
 )
 BAD_MATHS = "return document.querySelectorAll('mjx-merror').length"
 SEARCH_RESULTS = "return document.querySelectorAll('#search-results li').length"
@@ -185,7 +229,9 @@ def _wait(browser: Browser, script: str, seconds: float = 30.0) -> Any:
     return answer
 
 
-def test_every_page_fits_a_phone_shows_its_plots_and_leaves_the_console_silent(book: Path, browser: Browser, address: str) -> None:
+def test_every_page_fits_a_phone_shows_its_plots_and_leaves_the_console_silent(
+    book: Path, browser: Browser, address: str
+) -> None:
     phone = {"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": True}
     browser.ask("POST", "/goog/cdp/execute", {"cmd": "Emulation.setDeviceMetricsOverride", "params": phone})
     plots = {f"lessons/{path.stem}.html": plots_kept(path) for path in ROOT.glob("lessons/[0-9]*.ipynb")}
@@ -194,7 +240,9 @@ def test_every_page_fits_a_phone_shows_its_plots_and_leaves_the_console_silent(b
         browser.open(address + page)
         assert _wait(browser, READY), page
         if page in plots:
-            assert _wait(browser, f"{PICTURES} == {plots[page]}"), f"{page} shows other than its {plots[page]} plots"
+            assert _wait(browser, f"{PICTURES} == {plots[page]}"), (
+                f"{page} shows other than its {plots[page]} plots"
+            )
         assert browser.errors() == [], page
         assert browser.run(ELSEWHERE) == [], f"{page} asks the network"
         assert browser.run(BAD_MATHS) == 0, f"{page} has a formula that cannot be read"

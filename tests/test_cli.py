@@ -31,7 +31,15 @@ from tiny import SMALL_CIFAR, TINY, cifar_files, flags, tiny, train, write
 
 FOLDER = {*RUN_FILES, "tensorboard"}
 RESULT = {
-    *("gtn_accuracy", "gtn_accuracy_std", "real_accuracy", "real_accuracy_std", "inner_steps", "batch_size", "n_learners"),
+    *(
+        "gtn_accuracy",
+        "gtn_accuracy_std",
+        "real_accuracy",
+        "real_accuracy_std",
+        "inner_steps",
+        "batch_size",
+        "n_learners",
+    ),
     *("seconds", "config", "commit", "versions", "device", "gtn_curve", "real_curve", "real_arm"),
 }
 
@@ -77,7 +85,9 @@ def refusal(capsys: pytest.CaptureFixture[str], *argv: str | Path) -> str:
     return re.sub(r"[\s│╭╮╰╯─]+", " ", printed.err)
 
 
-def test_a_search_that_cannot_go_on_says_so_in_a_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_search_that_cannot_go_on_says_so_in_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def stopped(*_: object) -> None:
         raise SearchStopped("10 architectures failed 3 times each")
 
@@ -92,10 +102,33 @@ def test_a_search_that_cannot_go_on_says_so_in_a_sentence(monkeypatch: pytest.Mo
 def test_cifar10_with_learners_from_a_search_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(datasets._SIZES, "cifar10", SMALL_CIFAR)
     images = write(tmp_path / "images", cifar_files())
-    sampled = ["--meta.sample-learners", "cells", "--meta.sample-channels", "2", "--meta.sample-cells", "1", "--meta.sample-after", "1"]
+    sampled = [
+        "--meta.sample-learners",
+        "cells",
+        "--meta.sample-channels",
+        "2",
+        "--meta.sample-cells",
+        "1",
+        "--meta.sample-after",
+        "1",
+    ]
     sizes = ["--meta.outer-steps", "2", "--meta.valid-learners", "1", "--evaluation.learners", "2"]
-    assert call("train", "--preset", "cifar10-tiny", "--data-dir", images, "--out", tmp_path / "run", *sampled, *sizes) == 0
-    result, records = read_json(tmp_path / "run" / "result.json"), read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert (
+        call(
+            "train",
+            "--preset",
+            "cifar10-tiny",
+            "--data-dir",
+            images,
+            "--out",
+            tmp_path / "run",
+            *sampled,
+            *sizes,
+        )
+        == 0
+    )
+    result = read_json(tmp_path / "run" / "result.json")
+    records = read_metrics(tmp_path / "run" / "metrics.jsonl")
     assert result["longer"]["steps"] == [1, 2, 4, 8, 16]
     assert [record["skipped"] for record in records] == [0, 0]
     assert "16 steps" in (tmp_path / "run" / "report.html").read_text()
@@ -104,7 +137,14 @@ def test_cifar10_with_learners_from_a_search_space(tmp_path: Path, monkeypatch: 
 def test_a_run_is_a_folder_with_these_files(trained: Path) -> None:
     assert {p.name for p in trained.iterdir()} == FOLDER
     for path in trained.rglob("*"):
-        assert path.is_dir() or path.read_bytes()[:2] not in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK")  # pickles
+        # pickles
+        assert path.is_dir() or path.read_bytes()[:2] not in (
+            b"\x80\x02",
+            b"\x80\x03",
+            b"\x80\x04",
+            b"\x80\x05",
+            b"PK",
+        )
     config = json.loads((trained / "config.json").read_text())
     assert from_dict(RunConfig, config["config"]) == TINY
     assert config.keys() == {"config", "commit", "versions", "device"}
@@ -118,7 +158,9 @@ def test_the_result_holds_what_others_rely_on(trained: Path) -> None:
     assert result.keys() >= RESULT
     assert (result["inner_steps"], result["batch_size"], result["n_learners"]) == (3, 10, 2)
     assert result["config"] == json.loads((trained / "config.json").read_text())["config"]
-    assert all(math.isfinite(result[f"{arm}_accuracy{kind}"]) for arm in ("gtn", "real") for kind in ("", "_std"))
+    assert all(
+        math.isfinite(result[f"{arm}_accuracy{kind}"]) for arm in ("gtn", "real") for kind in ("", "_std")
+    )
     assert result["seconds"] > 0
 
 
@@ -136,25 +178,42 @@ def test_a_finished_run_resumed_shows_its_table_again(run: Path, capsys: pytest.
     assert lines[-1] == f"report: {run / 'report.html'}"
 
 
-def test_a_run_resumed_elsewhere_says_so(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_resumed_elsewhere_says_so(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = tmp_path / "elsewhere"
     shutil.copytree(run, folder)
     saved = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**saved, "device": "an abacus"}))
     assert call(*train(TINY, folder), "--resume") == 0
-    assert "began with another device; it goes on, but perhaps not to the same bits" in capsys.readouterr().out
+    assert (
+        "began with another device; it goes on, but perhaps not to the same bits" in capsys.readouterr().out
+    )
 
 
-def test_memory_is_announced_before_the_first_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_memory_is_announced_before_the_first_step(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = dataclasses.replace(tiny(outer_steps=1), seed=3)
     assert call(*train(config, tmp_path / "a" / "run")) == 0
     first = capsys.readouterr().out.splitlines()[0]
-    assert re.fullmatch(r"digits on cpu: estimated peak memory of an outer step \d+\.\d MiB \(adjoint \d+\.\d, teacher \d+\.\d\)", first)
+    assert re.fullmatch(
+        r"digits on cpu: estimated peak memory of an outer step \d+\.\d MiB \(adjoint \d+\.\d, teacher \d+\.\d\)",
+        first,
+    )
 
 
 def test_evaluate_judges_again(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = json.loads((run / "result.json").read_text())
-    words = ["--evaluation.learners", "3", "--evaluation.real-lrs", "0.1", "--evaluation.real-momenta", "0", "0.5"]
+    words = [
+        "--evaluation.learners",
+        "3",
+        "--evaluation.real-lrs",
+        "0.1",
+        "--evaluation.real-momenta",
+        "0",
+        "0.5",
+    ]
     assert call("evaluate", run, *words, "--evaluation.tuning-learners", "1") == 0
     after = json.loads((run / "result.json").read_text())
     assert after["n_learners"] == 3
@@ -173,7 +232,9 @@ def test_report_draws_a_run_that_is_not_finished_too(run: Path, capsys: pytest.C
     assert "<html" in (run / "report.html").read_text()
 
 
-def test_export_writes_three_formats(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_export_writes_three_formats(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     curriculum = load_curriculum(trained)
     for name, *words in (("a.safetensors",), ("b.safetensors", "--pixels", "uint8"), ("c.npz",), ("d.png",)):
         assert call("export", trained, tmp_path / name, *words) == 0
@@ -199,7 +260,12 @@ def test_a_run_that_diverges_ends_with_one_sentence(
     assert call(*train(tiny(max_skipped=2), tmp_path / "run")) == 1
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("minigtn: 2 meta-gradients in a row were not finite (outer step 2): lower meta.lr")
-    assert {p.name for p in (tmp_path / "run").iterdir()} == {"config.json", "metrics.jsonl", "checkpoint.safetensors", "tensorboard"}
+    assert {p.name for p in (tmp_path / "run").iterdir()} == {
+        "config.json",
+        "metrics.jsonl",
+        "checkpoint.safetensors",
+        "tensorboard",
+    }
     assert call("report", tmp_path / "run") == 0
     assert call("evaluate", tmp_path / "run") == 2
     assert "no curriculum file" in capsys.readouterr().err
@@ -212,20 +278,39 @@ def test_without_a_command_and_with_help_the_commands_are_listed(capsys: pytest.
     for argv, code in (([], 2), (["--help"], 0), (["-h"], 0)):
         assert call(*argv) == code
         printed = capsys.readouterr().out
-        assert [line.split()[0] for line in printed.splitlines() if line.startswith("  ")] == [*COMMANDS, "nas"]
+        assert [line.split()[0] for line in printed.splitlines() if line.startswith("  ")] == [
+            *COMMANDS,
+            "nas",
+        ]
 
 
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("train", [*(w for w in flags(TINY) if w.startswith("--")), "--preset", "--out", "--data-dir", "--device", "--resume", *PRESETS]),
-        ("evaluate", ["--evaluation.learners", "--evaluation.real-lrs", "--data-dir", "--device", "Folder of the run"]),
+        (
+            "train",
+            [
+                *(w for w in flags(TINY) if w.startswith("--")),
+                "--preset",
+                "--out",
+                "--data-dir",
+                "--device",
+                "--resume",
+                *PRESETS,
+            ],
+        ),
+        (
+            "evaluate",
+            ["--evaluation.learners", "--evaluation.real-lrs", "--data-dir", "--device", "Folder of the run"],
+        ),
         ("report", ["Folder of the run, finished or not"]),
         ("export", ["--pixels", "{float32,uint8}", ".npz for NumPy"]),
         ("check", ["--device", "{auto,cpu,cuda}"]),
     ],
 )
-def test_help_of_a_command_names_its_flags(name: str, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_of_a_command_names_its_flags(
+    name: str, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert call(name, "--help") == 0
     printed = capsys.readouterr().out
     assert [word for word in words if word.replace("--learner.no-", "--learner.") not in printed] == []
@@ -234,7 +319,10 @@ def test_help_of_a_command_names_its_flags(name: str, words: list[str], capsys: 
 def test_flags_start_from_the_preset(capsys: pytest.CaptureFixture[str]) -> None:
     for preset in (["--preset", "mnist-small"], ["--preset=mnist-small"]):
         assert call("train", *preset, "--help") == 0
-        assert f"Updates of the teacher. (default: {PRESETS['mnist-small'].meta.outer_steps})" in capsys.readouterr().out
+        assert (
+            f"Updates of the teacher. (default: {PRESETS['mnist-small'].meta.outer_steps})"
+            in capsys.readouterr().out
+        )
 
 
 # ---- bad input ----
@@ -243,8 +331,15 @@ def test_flags_start_from_the_preset(capsys: pytest.CaptureFixture[str]) -> None
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ("trian", "minigtn: there is no command 'trian'; the commands are train, evaluate, transfer, ablate, report, export, check, nas"),
-        ("train --preset nope", "minigtn: there is no preset 'nope'; the presets are tiny, digits, mnist-small"),
+        (
+            "trian",
+            "minigtn: there is no command 'trian'; the commands are train, evaluate, transfer, ablate, "
+            "report, export, check, nas",
+        ),
+        (
+            "train --preset nope",
+            "minigtn: there is no preset 'nope'; the presets are tiny, digits, mnist-small",
+        ),
         ("train --preset", "Missing value for argument '--preset'"),
         ("train --learning-rate 3", "Unrecognized options: --learning-rate"),
         ("train --seed x", "Error parsing --seed: invalid literal"),
@@ -255,13 +350,28 @@ def test_flags_start_from_the_preset(capsys: pytest.CaptureFixture[str]) -> None
         ("train --evaluation.learners 1", "learners >= 2"),
         ("train --learner.pool-after 5", "names convolution 5, but there are 2"),
         ("train --teacher.channels 4", "--teacher.channels"),
-        ("train --preset mnist-small --data-dir /nowhere", "minigtn: the data folder /nowhere is not a folder"),
-        ("train --learner.channels 2 2 2 2 --learner.pool-after 1 2 3 4", "minigtn: images of (1, 8, 8) are too small for pooling"),
+        (
+            "train --preset mnist-small --data-dir /nowhere",
+            "minigtn: the data folder /nowhere is not a folder",
+        ),
+        (
+            "train --learner.channels 2 2 2 2 --learner.pool-after 1 2 3 4",
+            "minigtn: images of (1, 8, 8) are too small for pooling",
+        ),
         ("train --resume --overwrite", "minigtn: --resume continues a run and --overwrite replaces it"),
         ("evaluate", "Missing from minigtn evaluate"),
-        ("evaluate nothing", "minigtn: nothing holds no config.json; give the folder of a run made by minigtn train"),
-        ("report nothing", "minigtn: nothing holds no config.json; give the folder of a run made by minigtn train"),
-        ("export nothing x.npz", "minigtn: no curriculum file nothing; give a file, a run's folder, or one of these names"),
+        (
+            "evaluate nothing",
+            "minigtn: nothing holds no config.json; give the folder of a run made by minigtn train",
+        ),
+        (
+            "report nothing",
+            "minigtn: nothing holds no config.json; give the folder of a run made by minigtn train",
+        ),
+        (
+            "export nothing x.npz",
+            "minigtn: no curriculum file nothing; give a file, a run's folder, or one of these names",
+        ),
         ("export run x.gif", "minigtn: "),
         ("export run x.npz --pixels int3", "invalid choice 'int3'"),
         ("export run run/config.json/x.npz", "minigtn: "),
@@ -275,7 +385,9 @@ def test_bad_input_is_refused(
     assert [p.name for p in run.parent.iterdir()] == ["run"]  # a refusal leaves nothing behind
 
 
-def test_cuda_without_cuda_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_cuda_without_cuda_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert "minigtn: --device cuda was given, but torch sees no CUDA device; use --device cpu" in refusal(
         capsys, "train", "--device", "cuda"
@@ -285,10 +397,14 @@ def test_cuda_without_cuda_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: p
 def test_a_run_is_not_replaced_or_mixed_by_accident(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (run / "curriculum.safetensors").read_bytes()
     again = train(TINY, run)
-    assert "already holds a run; use --resume to continue it, --overwrite to replace it" in refusal(capsys, *again)
+    assert "already holds a run; use --resume to continue it, --overwrite to replace it" in refusal(
+        capsys, *again
+    )
     (run / "checkpoint.safetensors").unlink()  # as if it was killed before the first one
     other = train(dataclasses.replace(TINY, seed=4), run)
-    assert f"{run} was made with other settings (seed: 0 -> 4); go on with" in refusal(capsys, *other, "--resume")
+    assert f"{run} was made with other settings (seed: 0 -> 4); go on with" in refusal(
+        capsys, *other, "--resume"
+    )
     assert (run / "curriculum.safetensors").read_bytes() == before
     (run / "notes.txt").touch()
     assert call(*other, "--overwrite") == 0
@@ -298,7 +414,9 @@ def test_a_run_is_not_replaced_or_mixed_by_accident(run: Path, capsys: pytest.Ca
 
 @pytest.mark.parametrize("command", ["evaluate", "report"])
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"config": {"seed": 0}}'])
-def test_a_damaged_config_is_one_sentence(command: str, content: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_config_is_one_sentence(
+    command: str, content: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (run / "config.json").write_text(content)
     assert refusal(capsys, command, run).startswith("minigtn: ")
 
@@ -323,11 +441,17 @@ def test_ctrl_c_is_130_in_every_command(
     assert capsys.readouterr().err == "\nminigtn: stopped; the same command with --resume goes on\n"
 
 
-@pytest.mark.parametrize("program", [["-m", "minigtn"], [str(Path(sys.executable).with_name("minigtn"))]], ids=["module", "script"])
+@pytest.mark.parametrize(
+    "program", [["-m", "minigtn"], [str(Path(sys.executable).with_name("minigtn"))]], ids=["module", "script"]
+)
 def test_the_program_works_from_any_folder(program: list[str], trained: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONWARNINGS": "error::DeprecationWarning:minigtn"}
     done = subprocess.run(
-        [sys.executable, *program, "export", trained, "x.npz"], cwd=tmp_path, env=environment, capture_output=True, text=True
+        [sys.executable, *program, "export", trained, "x.npz"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("x.npz (0.")
@@ -364,7 +488,18 @@ def test_transfer_judges_a_run_on_other_learners(run: Path, capsys: pytest.Captu
 
 
 def test_ablations_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--preset", "tiny", "--meta.outer-steps", "2", "--seeds", "2", "--device", "cpu", "--out", str(tmp_path / "a")]
+    words = [
+        "--preset",
+        "tiny",
+        "--meta.outer-steps",
+        "2",
+        "--seeds",
+        "2",
+        "--device",
+        "cpu",
+        "--out",
+        str(tmp_path / "a"),
+    ]
     assert call("ablate", "labels", *words) == 0
     assert "labels: Are soft labels worth it?" in capsys.readouterr().out
     assert (tmp_path / "a" / "labels.png").exists()
@@ -374,7 +509,9 @@ def test_ablations_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureF
 def test_nas_has_commands_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
     assert call("nas") == 2
     assert {"search", "rank", "train"} <= set(capsys.readouterr().out.split())
-    assert "there is no command 'hunt'; the commands are search, rank, train" in refusal(capsys, "nas", "hunt")
+    assert "there is no command 'hunt'; the commands are search, rank, train" in refusal(
+        capsys, "nas", "hunt"
+    )
     for command in ("search", "rank", "train"):
         assert call("nas", command, "--help") == 0
         assert "--data-dir" in capsys.readouterr().out
@@ -398,7 +535,21 @@ def test_nas_train_and_rank_from_the_command_line(tmp_path: Path, capsys: pytest
     assert call("nas", "train", *common, *words) == 0
     assert "test accuracy" in capsys.readouterr().out
     table = tmp_path / "table.csv"
-    table.write_text("arch,accuracy\n" + "".join(f"0000000{i},{90 + i}\n" for i in range(3)) + "00000010,91.5\n00000020,93.5\n")
-    words = ["--estimators", "params", "flops", "--networks", "0", "--bootstrap", "10", "--out", str(tmp_path / "rank")]
+    table.write_text(
+        "arch,accuracy\n"
+        + "".join(f"0000000{i},{90 + i}\n" for i in range(3))
+        + "00000010,91.5\n00000020,93.5\n"
+    )
+    words = [
+        "--estimators",
+        "params",
+        "flops",
+        "--networks",
+        "0",
+        "--bootstrap",
+        "10",
+        "--out",
+        str(tmp_path / "rank"),
+    ]
     assert call("nas", "rank", str(table), *common, *words) == 0
     assert (tmp_path / "rank" / "report.html").exists()

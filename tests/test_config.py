@@ -40,7 +40,10 @@ def test_preset_goes_through_json_and_back(config: RunConfig) -> None:
     [
         ({**to_dict(TINY), "sede": 1}, r"RunConfig has the settings .*unknown or missing: \['sede'\]"),
         ({k: v for k, v in to_dict(TINY).items() if k != "seed"}, r"unknown or missing: \['seed'\]"),
-        ({**to_dict(TINY), "meta": {"lr": 1.0}}, "MetaConfig has the settings .*unknown or missing: .*'outer_steps'"),
+        (
+            {**to_dict(TINY), "meta": {"lr": 1.0}},
+            "MetaConfig has the settings .*unknown or missing: .*'outer_steps'",
+        ),
         ({**to_dict(TINY), "meta": 3}, "MetaConfig has the settings .*given 3"),
         ({**to_dict(TINY), "seed": -1}, "seed must not be negative"),
     ],
@@ -73,6 +76,9 @@ def test_bad_setting_is_one_sentence(cls: type, settings: dict, message: str) ->
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("name", "adjoint"), [("unrolled", Unrolled()), ("checkpointed", Checkpointed(3)), ("reversible", Reversible())])
+@pytest.mark.parametrize(
+    ("name", "adjoint"),
+    [("unrolled", Unrolled()), ("checkpointed", Checkpointed(3)), ("reversible", Reversible())],
+)
 def test_the_adjoint_that_is_named_is_made(name: str, adjoint: object) -> None:
     assert tiny(adjoint=name, block_size=3).make_adjoint(torch.device("cpu")) == adjoint

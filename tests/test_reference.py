@@ -1,6 +1,8 @@
-"""The reference against everything that can prove it: big integers, finite differences, an unrolled run, slow loops.
+"""The reference against everything that can prove it: big integers, finite differences, an unrolled run, slow
+loops.
 
-The oracle for gradients is ``unrolled``, which shares no code with the reference's loops: autograd through a float run.
+The oracle for gradients is ``unrolled``, which shares no code with the reference's loops: autograd through a
+float run.
 
 Longer than other test files, because it is the only one for a whole package; the sections follow its files.
 """
@@ -47,7 +49,9 @@ UNIT = 2.0**-reference.FRACTION_BITS
 # ---------------------------------------------------------------------------------------------- fixed point and buffer
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
-FRACTIONS = st.integers(2, reference.MAX_DENOMINATOR).flatmap(lambda d: st.integers(1, d - 1).map(lambda n: Fraction(n, d)))
+FRACTIONS = st.integers(2, reference.MAX_DENOMINATOR).flatmap(
+    lambda d: st.integers(1, d - 1).map(lambda n: Fraction(n, d))
+)
 
 
 def lanes(*values: int, dtype: type = onp.int64) -> onp.ndarray:
@@ -55,8 +59,11 @@ def lanes(*values: int, dtype: type = onp.int64) -> onp.ndarray:
 
 
 @given(INT64, FRACTIONS, st.data())
-def test_scale_is_big_integer_arithmetic_and_its_own_inverse(x: int, factor: Fraction, data: st.DataObject) -> None:
-    n, d = factor.numerator, factor.denominator
+def test_scale_is_big_integer_arithmetic_and_its_own_inverse(
+    x: int, factor: Fraction, data: st.DataObject
+) -> None:
+    n = factor.numerator
+    d = factor.denominator
     b = data.draw(st.integers(0, 2**64 * n // d - 1))  # all words whose successor still is a word
     new_x, new_b = scale(lanes(x), lanes(b, dtype=onp.uint64), n, d)
     big = b * d + x % d
@@ -67,12 +74,18 @@ def test_scale_is_big_integer_arithmetic_and_its_own_inverse(x: int, factor: Fra
     assert (int(old_x[0]), int(old_b[0])) == (x, b)
 
 
-STEPS = st.lists(st.tuples(FRACTIONS | st.just(Fraction(0)) | st.just(Fraction(1, 4096)), st.integers(-(2**40), 2**40)))
+STEPS = st.lists(
+    st.tuples(FRACTIONS | st.just(Fraction(0)) | st.just(Fraction(1, 4096)), st.integers(-(2**40), 2**40))
+)
 
 
 @given(st.lists(st.integers(-(2**62), 2**62), min_size=1, max_size=5), STEPS)
-def test_buffer_undoes_any_sequence_with_additions_between(start: list[int], steps: list[tuple[Fraction, int]]) -> None:
-    x, buffer, past = lanes(*start), InformationBuffer(len(start)), []
+def test_buffer_undoes_any_sequence_with_additions_between(
+    start: list[int], steps: list[tuple[Fraction, int]]
+) -> None:
+    x = lanes(*start)
+    buffer = InformationBuffer(len(start))
+    past = []
     for factor, added in steps:
         past.append((x, buffer.words, buffer.bound, buffer.nbytes))
         x = buffer.multiply(x, factor.numerator, factor.denominator) + added
@@ -88,23 +101,25 @@ def test_buffer_undoes_any_sequence_with_additions_between(start: list[int], ste
 
 
 def test_spills_depend_on_the_fractions_and_not_on_the_data() -> None:
-    rng, factors = (
-        onp.random.default_rng(0),
-        [Fraction(1, 4096)] * 7 + [Fraction(4095, 4096)] * 3 + [Fraction(3, 1000)] * 20,
-    )
-    quiet, busy = InformationBuffer(3), InformationBuffer(3)
+    rng = onp.random.default_rng(0)
+    factors = [Fraction(1, 4096)] * 7 + [Fraction(4095, 4096)] * 3 + [Fraction(3, 1000)] * 20
+    quiet = InformationBuffer(3)
+    busy = InformationBuffer(3)
     for factor in factors:
         quiet.multiply(lanes(0, 0, 0), factor.numerator, factor.denominator)
         busy.multiply(rng.integers(-(2**62), 2**62, 3), factor.numerator, factor.denominator)
         assert (quiet.bound, len(quiet.spilled)) == (busy.bound, len(busy.spilled))
-    assert [half.dtype for half in busy.spilled] == [onp.uint32] * 6  # 251.6 bits, of which at most 64 stay in the word
+    # 251.6 bits, of which at most 64 stay in the word
+    assert [half.dtype for half in busy.spilled] == [onp.uint32] * 6
     assert not busy.is_empty
 
 
 @pytest.mark.parametrize(("momentum", "nbytes"), [(0.5, 1252), (0.9, 192)])
 def test_stored_bits_are_those_of_the_theory(momentum: float, nbytes: int) -> None:
-    T, P = 10_000, 3
-    factor, buffer = rational(momentum), InformationBuffer(P)
+    T = 10_000
+    P = 3
+    factor = rational(momentum)
+    buffer = InformationBuffer(P)
     rng = onp.random.default_rng(1)
     for _ in range(T):
         buffer.multiply(rng.integers(-(2**60), 2**60, P), factor.numerator, factor.denominator)
@@ -147,15 +162,19 @@ def readme_rows(section: str) -> list[list[str]]:
 
 def test_worked_example_of_the_readme() -> None:
     rows = [[Fraction(cell) for cell in row] for row in readme_rows("A worked example, in integers")]
-    down, up = rows[:3], rows[3:]
-    momentum, g = [float(row[2]) for row in down], onp.array([[int(row[7])] for row in down]) * UNIT
-    start_v, start_w = down[0][1], Fraction(200)
+    down = rows[:3]
+    up = rows[3:]
+    momentum = [float(row[2]) for row in down]
+    g = onp.array([[int(row[7])] for row in down]) * UNIT
+    start_v = down[0][1]
+    start_w = Fraction(200)
 
     def loss(w: onp.ndarray, x: onp.ndarray) -> float:
         return np.dot(w, x)  # its gradient is x, whatever w is
 
     def run(T: int) -> reference.Run:
-        w0, v0 = onp.array([float(start_w) * UNIT]), onp.array([float(start_v) * UNIT])
+        w0 = onp.array([float(start_w) * UNIT])
+        v0 = onp.array([float(start_v) * UNIT])
         return forward(loss, w0, g[:T], 1.0, momentum[:T], {T: np.sum}, v0)
 
     buffer = [0, *(int(run(T).numbers.buffer.words[0]) for T in (1, 2, 3))]
@@ -164,10 +183,20 @@ def test_worked_example_of_the_readme() -> None:
     for t, row in enumerate(down):
         bound = run(t + 1).numbers.buffer.bound
         shrunk = v[t + 1] - int(row[7])
-        before, after = [t, v[t], rational(momentum[t]), buffer[t]], [v[t + 1], w[t + 1]]
+        before = [t, v[t], rational(momentum[t]), buffer[t]]
+        after = [v[t + 1], w[t + 1]]
         assert row == [*before, shrunk, buffer[t + 1], bound, int(row[7]), *after]
     for t, row in zip((2, 1, 0), up, strict=True):
-        assert row == [t, w[t + 1], v[t + 1], w[t], v[t + 1] - int(down[t][7]), buffer[t + 1], v[t], buffer[t]]
+        assert row == [
+            t,
+            w[t + 1],
+            v[t + 1],
+            w[t],
+            v[t + 1] - int(down[t][7]),
+            buffer[t + 1],
+            v[t],
+            buffer[t],
+        ]
     reverse(run(3))
 
 
@@ -205,17 +234,23 @@ def flat(tree) -> onp.ndarray:
     """Arrays in lists, tuples and dicts as one vector."""
     if isinstance(tree, dict):
         tree = list(tree.values())
-    return onp.concatenate([flat(leaf) for leaf in tree]) if isinstance(tree, list | tuple) else onp.ravel(tree)
+    return (
+        onp.concatenate([flat(leaf) for leaf in tree]) if isinstance(tree, list | tuple) else onp.ravel(tree)
+    )
 
 
 def assert_same_gradient(actual, expected, tolerance: float) -> None:
-    """Largest difference <= tolerance * largest entry, of a gradient that can tell: not tiny, not symmetric."""
-    actual, expected = flat(actual), flat(expected)
+    """Largest difference <= tolerance * largest entry, of a gradient that can tell: not tiny, not
+    symmetric."""
+    actual = flat(actual)
+    expected = flat(expected)
     largest = onp.max(onp.abs(expected))
     assert actual.shape == expected.shape
     assert largest > 1e-6, "a gradient of zero tests nothing"
     if expected.size > 1:
-        assert onp.max(onp.abs(expected - expected[::-1])) > 1e-3 * largest, "a symmetric gradient hides exchanged entries"
+        assert onp.max(onp.abs(expected - expected[::-1])) > 1e-3 * largest, (
+            "a symmetric gradient hides exchanged entries"
+        )
     assert onp.max(onp.abs(actual - expected)) <= tolerance * largest
 
 
@@ -232,7 +267,9 @@ def test_the_checker_sees_a_slightly_wrong_gradient() -> None:
             assert_same_gradient(useless, useless, 1e-7)
 
 
-def make_weights(rng: onp.random.Generator, shapes: dict[str, tuple[int, ...]], norm_scale: bool, gain: float) -> dict:
+def make_weights(
+    rng: onp.random.Generator, shapes: dict[str, tuple[int, ...]], norm_scale: bool, gain: float
+) -> dict:
     params = {}
     for layer, shape in shapes.items():
         params[f"{layer}.direction"] = rng.normal(size=shape)
@@ -249,7 +286,8 @@ DENSE = {"dense1": (6, 64), "dense2": (5, 6), "head": (3, 5)}
 
 @dataclass(frozen=True)
 class Problem:
-    """A small learner on random 8 x 8 images of three classes, everything of it different from step to step."""
+    """A small learner on random 8 x 8 images of three classes, everything of it different from step to
+    step."""
 
     shapes: dict
     norm: str = "mean-only"
@@ -259,7 +297,9 @@ class Problem:
     weight_norm: bool = True
 
     def build(self):
-        rng, T, B = onp.random.default_rng(5), len(self.momentum), 4
+        rng = onp.random.default_rng(5)
+        T = len(self.momentum)
+        B = 4
         params = make_weights(rng, self.shapes, self.norm == "batch", 1.0)
         if not self.weight_norm:
             params = {k.replace("direction", "weight"): a for k, a in params.items() if "gain" not in k}
@@ -277,7 +317,8 @@ class Problem:
 
         readouts = {t: readout(rng.uniform(0.5, 2), batch()) for t in self.readout_at}
         w0 = layout.flatten(params)
-        v0, lr = 0.1 * rng.normal(size=w0.size), rng.uniform(0.05, 0.3, T)
+        v0 = 0.1 * rng.normal(size=w0.size)
+        lr = rng.uniform(0.05, 0.3, T)
         return loss, readouts, w0, v0, [batch() for _ in range(T)], lr, onp.array(self.momentum)
 
 
@@ -318,7 +359,8 @@ def test_reverse_is_the_unrolled_gradient(problem: Problem) -> None:
 def test_unrolled_is_the_finite_difference(name: str) -> None:
     loss, readouts, *inputs = PROBLEMS[name].build()
     gradients = grad(unrolled, argnum=(2, 3, 4, 5, 6))(loss, readouts, *inputs)
-    rng, step = onp.random.default_rng(6), 1e-5
+    rng = onp.random.default_rng(6)
+    step = 1e-5
 
     def moved(tree, direction, size: float):
         if isinstance(tree, list | tuple):
@@ -326,11 +368,18 @@ def test_unrolled_is_the_finite_difference(name: str) -> None:
         return tree + size * direction
 
     def random_like(tree):
-        return type(tree)(map(random_like, tree)) if isinstance(tree, list | tuple) else rng.normal(size=tree.shape)
+        return (
+            type(tree)(map(random_like, tree))
+            if isinstance(tree, list | tuple)
+            else rng.normal(size=tree.shape)
+        )
 
     for i, gradient in enumerate(gradients):
         direction = random_like(inputs[i])
-        up, down = (unrolled(loss, readouts, *inputs[:i], moved(inputs[i], direction, s), *inputs[i + 1 :]) for s in (step, -step))
+        up, down = (
+            unrolled(loss, readouts, *inputs[:i], moved(inputs[i], direction, s), *inputs[i + 1 :])
+            for s in (step, -step)
+        )
         slope = flat(gradient) @ flat(direction)
         assert abs(slope) > 1e-4
         assert (up - down) / (2 * step) == pytest.approx(slope, rel=1e-5)
@@ -338,7 +387,9 @@ def test_unrolled_is_the_finite_difference(name: str) -> None:
 
 def test_scalar_lr_and_momentum_stand_for_all_steps() -> None:
     loss, readouts, w0, _, batches, _, _ = PROBLEMS["dense"].build()
-    short, long = (reverse(forward(loss, w0, batches, lr, m, readouts)) for lr, m in ((0.1, 0.5), ([0.1] * 5, [0.5] * 5)))
+    short, long = (
+        reverse(forward(loss, w0, batches, lr, m, readouts)) for lr, m in ((0.1, 0.5), ([0.1] * 5, [0.5] * 5))
+    )
     assert short.w0.any()
     assert (short.w0 == long.w0).all()
     assert (short.lr == long.lr).all()
@@ -348,15 +399,30 @@ def test_scalar_lr_and_momentum_stand_for_all_steps() -> None:
 
 
 def slow_quadratic(momentum: float, arithmetic: type = Exact):
-    """10,000 stirred steps on a quadratic with some negative curvatures: a contracting run would forget its start."""
-    rng, T = onp.random.default_rng(7), 10_000
-    curvature = onp.array([-2e-4, -1e-4, 1e-4, 3e-4]) * (1 - momentum) / 0.1  # factors from e^-3 to e^2 over the run
-    a, w0, v0 = rng.normal(size=4), rng.normal(size=4), rng.normal(size=4)
+    """10,000 stirred steps on a quadratic with some negative curvatures: a contracting run would forget its
+    start."""
+    rng = onp.random.default_rng(7)
+    T = 10_000
+    # factors from e^-3 to e^2 over the run
+    curvature = onp.array([-2e-4, -1e-4, 1e-4, 3e-4]) * (1 - momentum) / 0.1
+    a = rng.normal(size=4)
+    w0 = rng.normal(size=4)
+    v0 = rng.normal(size=4)
     loss = primitive(lambda w, x: w @ (0.5 * curvature * w - x))  # its derivative is given: half the time
     defvjp(loss, lambda ans, w, x: lambda g: g * (curvature * w - x), lambda ans, w, x: lambda g: -g * w)
-    run = forward(loss, w0, rng.normal(size=(T, 4)), 0.1, momentum, {T: lambda w: np.dot(a, w)}, v0, arithmetic=arithmetic)
+    run = forward(
+        loss,
+        w0,
+        rng.normal(size=(T, 4)),
+        0.1,
+        momentum,
+        {T: lambda w: np.dot(a, w)},
+        v0,
+        arithmetic=arithmetic,
+    )
     step = [onp.array([[1 - 0.1 * c, -0.1 * momentum], [c, momentum]]) for c in curvature]
-    return run, a[:, None] * onp.array([onp.linalg.matrix_power(m, T)[0] for m in step])  # (4, 2): d_w0 and d_v0
+    # (4, 2): d_w0 and d_v0
+    return run, a[:, None] * onp.array([onp.linalg.matrix_power(m, T)[0] for m in step])
 
 
 @pytest.mark.parametrize(("momentum", "nbytes"), [(0.9, 192), (0.5, 1252)])
@@ -408,7 +474,9 @@ def test_a_gradient_that_does_not_repeat_is_found_out() -> None:
         ("w0", 1024.0, [0, 0, 0], 0.1, 0),
     ],
 )
-def test_overflow_names_quantity_weight_and_step(quantity: str, w0: float, slope: list, lr: float, step: int) -> None:
+def test_overflow_names_quantity_weight_and_step(
+    quantity: str, w0: float, slope: list, lr: float, step: int
+) -> None:
     layout = Layout.of({"conv1.gain": onp.zeros(2), "head.bias": onp.zeros(3)})
     batches = onp.zeros((3, 5))
     batches[:, 3] = slope
@@ -422,7 +490,15 @@ def test_overflow_names_quantity_weight_and_step(quantity: str, w0: float, slope
 
 def test_just_inside_the_range_is_exact() -> None:
     edge = onp.nextafter(1024.0, 0.0)
-    run = forward(np.dot, onp.array([-edge, edge]), onp.array([[-edge, edge]]), 1.0, 0.5, {1: np.sum}, onp.array([0.0, -0.5]))
+    run = forward(
+        np.dot,
+        onp.array([-edge, edge]),
+        onp.array([[-edge, edge]]),
+        1.0,
+        0.5,
+        {1: np.sum},
+        onp.array([0.0, -0.5]),
+    )
     assert onp.abs(to_float(run.w)).max() < 1024
     reverse(run)
 
@@ -446,9 +522,14 @@ def test_wrong_sizes_are_refused() -> None:
 
 def tiny_gtn(learner_shapes: dict, n_real: int):
     """T=3 steps of B=5 images 8 x 8 in K=3 classes."""
-    rng, T, B, K, Z = onp.random.default_rng(8), 3, 5, 3, 4
+    rng = onp.random.default_rng(8)
+    T = 3
+    B = 5
+    K = 3
+    Z = 4
     shapes = {"dense1": (6, Z + K), "dense2": (3 * 2 * 2, 6), "conv1": (2, 3, 3, 3), "conv2": (1, 2, 3, 3)}
-    theta = make_weights(rng, shapes, True, 0.01)  # so small that EPS_NORM counts: else these gains have no gradient
+    # so small that EPS_NORM counts: else these gains have no gradient
+    theta = make_weights(rng, shapes, True, 0.01)
     del theta["conv2.norm_scale"]
     theta["conv2.gain"] = onp.array([0.8])
     momentum = onp.array([0.5, 0.9, 0.75])
@@ -461,7 +542,9 @@ def tiny_gtn(learner_shapes: dict, n_real: int):
     return theta, make_weights(rng, learner_shapes, False, 1.0), real, reference.fixed_labels(T, B, K)
 
 
-@pytest.mark.parametrize(("shapes", "every"), [(CONV, 1), (CONV, None), (DENSE, 2)], ids=["conv", "conv, last", "dense"])
+@pytest.mark.parametrize(
+    ("shapes", "every"), [(CONV, 1), (CONV, None), (DENSE, 2)], ids=["conv", "conv, last", "dense"]
+)
 def test_outer_step_is_the_unrolled_gradient(shapes: dict, every: int | None) -> None:
     steps = reference.readout_steps(3, every or 3)
     theta, w0, real, labels = tiny_gtn(shapes, len(steps))
@@ -474,7 +557,9 @@ def test_outer_step_is_the_unrolled_gradient(shapes: dict, every: int | None) ->
         x, lr, momentum = reference.curriculum(theta, labels, (8, 8))
         readouts = {t: lambda w, b=b: loss(w, b) / len(steps) for t, b in zip(steps, real, strict=True)}
         w = layout.flatten(w0)
-        return unrolled(loss, readouts, w, onp.zeros_like(w), [(x[t], labels[t]) for t in range(3)], lr, momentum)
+        return unrolled(
+            loss, readouts, w, onp.zeros_like(w), [(x[t], labels[t]) for t in range(3)], lr, momentum
+        )
 
     value, d_theta = meta_gradient(theta, w0, real, labels, every=every)
     assert value == pytest.approx(meta_loss(theta), rel=1e-9)
@@ -486,7 +571,10 @@ def test_outer_step_is_the_unrolled_gradient(shapes: dict, every: int | None) ->
 
 def test_curriculum_is_bounded_and_balanced() -> None:
     theta, _, _, labels = tiny_gtn(CONV, 1)
-    extreme = theta | {"lr_raw": onp.array([-800.0, 0.0, 800.0]), "momentum_raw": onp.array([-800.0, 0.0, 800.0])}
+    extreme = theta | {
+        "lr_raw": onp.array([-800.0, 0.0, 800.0]),
+        "momentum_raw": onp.array([-800.0, 0.0, 800.0]),
+    }
     x, lr, momentum = reference.curriculum(extreme, labels, (8, 8))
     assert x.shape == (3, 5, 1, 8, 8)
     assert onp.abs(x).max() < 2
@@ -504,7 +592,8 @@ def image(*shape: int) -> onp.ndarray:
 
 
 def test_convolution_against_scipy() -> None:
-    x, weight = image(2, 3, 5, 6), image(4, 3, 3, 3)
+    x = image(2, 3, 5, 6)
+    weight = image(4, 3, 3, 3)
     for padded, mode in ((L.pad(x, 0.0), "constant"), (L.reflect_pad(x), "reflect")):
         slow = onp.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)), mode=mode)
         assert (padded == slow).all()
@@ -519,7 +608,8 @@ def test_convolution_against_scipy() -> None:
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (7, 5), (3, 2)])
 def test_pools_and_upsampling_against_loops(height: int, width: int) -> None:
     x = image(2, 3, height, width)
-    most, mean = L.max_pool(x), L.average_pool(x)
+    most = L.max_pool(x)
+    mean = L.average_pool(x)
     assert most.shape == (2, 3, (height + 1) // 2, (width + 1) // 2)
     assert mean.shape == (2, 3, height // 2, width // 2)
     for i, j in onp.ndindex(most.shape[2:]):
@@ -539,7 +629,9 @@ def test_max_pool_gives_the_gradient_to_the_first_of_equals() -> None:
 
 @pytest.mark.parametrize("shape", [(6, 3), (4, 3, 2, 5)])
 def test_normalization_per_channel(shape: tuple[int, ...]) -> None:
-    x, bias, norm_scale = 3 * image(*shape) + 1, onp.array([0.1, -0.2, 0.3]), onp.array([2.0, 0.5, 1.5])
+    x = 3 * image(*shape) + 1
+    bias = onp.array([0.1, -0.2, 0.3])
+    norm_scale = onp.array([2.0, 0.5, 1.5])
     params = {"L.bias": bias, "L.norm_scale": norm_scale}
     for channel in range(3):
         entries = x[:, channel]
@@ -561,7 +653,8 @@ def test_weight_normalization_sets_the_length() -> None:
 
 
 def test_cross_entropy_and_leaky_relu() -> None:
-    logits, y = image(4, 3), onp.random.default_rng(10).dirichlet(onp.ones(3), 4)
+    logits = image(4, 3)
+    y = onp.random.default_rng(10).dirichlet(onp.ones(3), 4)
     softmax = onp.exp(logits) / onp.exp(logits).sum(1, keepdims=True)
     assert L.cross_entropy(logits, y) == pytest.approx(-onp.mean((y * onp.log(softmax)).sum(1)))
     assert L.cross_entropy(onp.array([[1e4, -1e4]]), onp.array([[0.0, 1.0]])) == pytest.approx(2e4)
@@ -574,4 +667,10 @@ def test_flat_vector_keeps_names_and_shapes() -> None:
     w = layout.flatten(params)
     assert w.shape == (9,)
     assert all((back == params[name]).all() for name, back in layout.unflatten(w).items())
-    assert [layout.name_of(i) for i in (0, 1, 2, 7, 8)] == ["a.gain", "a.gain", "b.direction", "b.direction", "c.bias"]
+    assert [layout.name_of(i) for i in (0, 1, 2, 7, 8)] == [
+        "a.gain",
+        "a.gain",
+        "b.direction",
+        "b.direction",
+        "c.bias",
+    ]

@@ -1,4 +1,5 @@
-"""``reference.train`` and ``python -m reference``: a short meta-training teaches, and one with a wrong gradient does not."""
+"""``reference.train`` and ``python -m reference``: a short meta-training teaches, and one with a wrong
+gradient does not."""
 
 from __future__ import annotations
 
@@ -23,12 +24,15 @@ STEPS = 16
 def short_training(seed: int, steps: int = STEPS) -> tuple[dict, list[float]]:
     """theta after some outer steps, and their meta-losses."""
     losses: list[float] = []
-    theta = train.meta_train(seed, steps, train.load_data()[0], lambda i, meta_loss, theta: losses.append(meta_loss))
+    theta = train.meta_train(
+        seed, steps, train.load_data()[0], lambda i, meta_loss, theta: losses.append(meta_loss)
+    )
     return theta, losses
 
 
 def assert_it_teaches(seed: int) -> None:
-    """The meta-loss falls by a tenth or more, and fresh learners read 15 points more than after an untaught teacher."""
+    """The meta-loss falls by a tenth or more, and fresh learners read 15 points more than after an untaught
+    teacher."""
     theta, losses = short_training(seed)
     valid = train.load_data()[1]
     untaught = train.new_teacher(np.random.default_rng([seed, 0]))
@@ -90,7 +94,13 @@ def test_accuracy_counts_right_answers() -> None:
 
 def test_pictures_in_the_terminal() -> None:
     images = np.linspace(0, 1, 10 * 64).reshape(10, 8, 8)
-    for encoding, shades in (("utf-8", " ░▒▓█"), ("cp437", " ░▒▓█"), ("ascii", " .:*#"), ("latin-1", " .:*#"), (None, " .:*#")):
+    for encoding, shades in (
+        ("utf-8", " ░▒▓█"),
+        ("cp437", " ░▒▓█"),
+        ("ascii", " .:*#"),
+        ("latin-1", " .:*#"),
+        (None, " .:*#"),
+    ):
         lines = command.as_text(images, encoding).split("\n")
         assert len(lines) == 3 * 9  # rows of four, four and two images, and an empty line after each
         assert [len(lines[row]) for row in (0, 9, 18)] == [70, 70, 34]
@@ -133,7 +143,9 @@ def test_ctrl_c_ends_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
 def python_m_reference(*arguments: str) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"PYTHONIOENCODING": "ascii", "OMP_NUM_THREADS": "1"}
     line = [sys.executable, "-W", "error", "-m", "reference", *arguments]
-    return subprocess.run(line, cwd=Path(train.__file__).parent.parent, env=environment, capture_output=True, text=True)
+    return subprocess.run(
+        line, cwd=Path(train.__file__).parent.parent, env=environment, capture_output=True, text=True
+    )
 
 
 def test_the_command(tmp_path: Path) -> None:
@@ -147,7 +159,11 @@ def test_the_command(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
-    [(["--help"], 0, "--outer-steps"), (["--seed", "-1"], 2, "whole numbers from 0"), (["--seed", "x"], 2, "invalid int value")],
+    [
+        (["--help"], 0, "--outer-steps"),
+        (["--seed", "-1"], 2, "whole numbers from 0"),
+        (["--seed", "x"], 2, "invalid int value"),
+    ],
 )
 def test_help_and_refusals(arguments: list[str], code: int, said: str) -> None:
     done = python_m_reference(*arguments)

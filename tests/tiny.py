@@ -30,7 +30,8 @@ def flags(config: Any, prefix: str = "") -> list[str]:
     """The flags that give every setting of ``config``."""
     words = []
     for field in dataclasses.fields(config):
-        value, name = getattr(config, field.name), field.name.replace("_", "-")
+        value = getattr(config, field.name)
+        name = field.name.replace("_", "-")
         if dataclasses.is_dataclass(value):
             words += flags(value, f"{name}.")
         elif isinstance(value, bool):

@@ -1,4 +1,5 @@
-"""A search space of 81 small convolutional networks, with the interface of minigtn.networks.spaces, and estimators for tests of the search.
+"""A search space of 81 small convolutional networks, with the interface of minigtn.networks.spaces, and
+estimators for tests of the search.
 
 In a module of its own, so that the processes that a search starts can import it.
 """
@@ -34,7 +35,9 @@ class TinySpace(Space):
     def format(self, values: Any) -> str:
         return "".join(values)
 
-    def build(self, arch: str, n_classes: int = 10, in_channels: int = 3, running_stats: bool = False) -> nn.Module:
+    def build(
+        self, arch: str, n_classes: int = 10, in_channels: int = 3, running_stats: bool = False
+    ) -> nn.Module:
         layers = self._conv(in_channels, running_stats)
         for value in self.parse(arch):
             for _ in range(int(value)):
@@ -45,7 +48,11 @@ class TinySpace(Space):
         return 1024 * self.params(arch)
 
     def _conv(self, channels: int, running_stats: bool) -> list[nn.Module]:
-        return [nn.Conv2d(channels, 4, 3, padding=1), nn.BatchNorm2d(4, track_running_stats=running_stats), nn.ReLU()]
+        return [
+            nn.Conv2d(channels, 4, 3, padding=1),
+            nn.BatchNorm2d(4, track_running_stats=running_stats),
+            nn.ReLU(),
+        ]
 
 
 class WideSpace(TinySpace):
@@ -78,7 +85,8 @@ class Slow:
 
 @dataclass(frozen=True)
 class Mortal(Slow):
-    """As Slow, but the first process to begin a score after ``after`` others, in whatever process, kills itself, once."""
+    """As Slow, but the first process to begin a score after ``after`` others, in whatever process, kills
+    itself, once."""
 
     log: str = ""
     killed: str = ""
@@ -99,7 +107,8 @@ class Mortal(Slow):
 
 @dataclass(frozen=True)
 class Failing:
-    """Raises for architectures that begin with 2; runs out of memory for batches above 100 of those that begin with 1; else 0."""
+    """Raises for architectures that begin with 2; runs out of memory for batches above 100 of those that
+    begin with 1; else 0."""
 
     log: str
     columns: tuple[str, ...] = ("nothing",)

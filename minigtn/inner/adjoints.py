@@ -14,7 +14,7 @@ Departure: any :class:`minigtn.Optimizer` may take the steps, through its ``pull
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from minigtn.inner.compiled import all_compiled
 from minigtn.inner.fixed_point import FixedPointState, rational_momentum
-from minigtn.inner.graphs import GraphPool, Groups, StaticCall, StepGraphs, signature
+from minigtn.inner.graphs import GraphPool, Group, Groups, StaticCall, StepGraphs, signature
 from minigtn.inner.optimizers import SGD, State
 from minigtn.inner.step import (
     InnerLoop,
@@ -73,8 +73,9 @@ class Checkpointed(Adjoint):
     """Keep the state (weights and velocity) at the start of every block of steps; recompute the rest when the
     way back enters a block.
 
-    Memory ``2*P*(T/k + k)`` numbers and the activations of one step, whatever T. Time: one more gradient per
-    step (two where k > 1, but for the first step of each block). ``block_size=1`` is the fastest;
+    Memory ``2*P*(T/k + k)`` numbers and the activations of one step, whatever T, and for k = 1 another P for
+    each reading. Time: one more gradient per step (two where k > 1, but for the first step of each block).
+    ``block_size=1`` is the fastest;
     ``ceil(sqrt(T))`` needs least memory. The default choice for teaching. Do not use it when even that is too
     much (Reversible), or for a loss that closes over tensors that require grad (refused).
 
@@ -101,11 +102,9 @@ class Checkpointed(Adjoint):
     _captured: StepGraphs = field(default_factory=StepGraphs, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if self.block_size < 1 or self.max_captured < 1:
-            raise ValueError(
-                "block_size and max_captured must be at least 1; "
-                f"given {self.block_size} and {self.max_captured}"
-            )
+        for name in ("block_size", "max_captured"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         self._captured.limit = self.max_captured
 
     def __call__(self, loop: InnerLoop, w0: Tensor, lr: Tensor, momentum: Tensor) -> tuple[Tensor, Tensor]:
@@ -175,7 +174,7 @@ class Tape(Protocol):
     before ``step_back(t)`` those after step t."""
 
     w: Tensor
-    steps: Steps
+    readings: _Readings
 
     def step(self, t: int) -> None:
         """Take inner step t."""
@@ -185,6 +184,30 @@ class Tape(Protocol):
 
     def finish(self, w0: Tensor) -> None:
         """Called once the way back has reached the start."""
+
+
+class _Readings:
+    """Readings there and their gradients back: kept where the tape keeps a state for every step, and taken
+    again where it does not."""
+
+    def __init__(self, loop: InnerLoop, read: Callable[..., Groups], keep: bool) -> None:
+        self._loop = loop
+        self._read = read
+        self._kept: list[Groups] | None = [] if keep else None
+
+    def there(self, w: Tensor, batch: Group) -> Tensor:
+        """The reading at ``w``."""
+        if self._kept is None:
+            with torch.no_grad():
+                return self._loop.readout_loss(w, batch)
+        (reading,), *gradients = self._read((w,), batch)
+        self._kept.append(tuple(gradients))
+        return reading
+
+    def back(self, w: Tensor, batch: Group) -> Groups:
+        """The gradients of the reading at ``w``, last one first: by (w,), and by what is wanted of the
+        batch."""
+        return self._read((w,), batch)[1:] if self._kept is None else self._kept.pop()
 
 
 class _KeptTape:
@@ -197,8 +220,9 @@ class _KeptTape:
         self._loop = loop
         self._lr = lr
         self._momentum = momentum
-        self.steps = steps
+        self._steps = steps
         self._state = loop.optimizer.start(w0)
+        self.readings = _Readings(loop, steps.read, keep=block_size == 1)
         self.kept: dict[int, State] = {}
 
     @property
@@ -211,7 +235,7 @@ class _KeptTape:
         self._advance(t)
 
     def _advance(self, t: int) -> None:
-        (self._state,) = self.steps.step(self._state, *self._inputs(t))
+        (self._state,) = self._steps.step(self._state, *self._inputs(t))
 
     def _inputs(self, t: int) -> Groups:
         return at(self._loop.batches, t), (self._lr[t], self._momentum[t])
@@ -224,7 +248,7 @@ class _KeptTape:
                 self._advance(s)
                 self.kept[s + 1] = self._state
         self._state = self.kept.pop(t)
-        return self.steps.step_back(self._state, *self._inputs(t), d_next)
+        return self._steps.step_back(self._state, *self._inputs(t), d_next)
 
     def finish(self, w0: Tensor) -> None:
         pass
@@ -240,7 +264,7 @@ class _ReversedTape:
         self._loop = loop
         self._wanted = wanted[: len(loop.batches)]
         self._lr = lr
-        self.steps = steps_of(loop, wanted)
+        self.readings = _Readings(loop, steps_of(loop, wanted).read, keep=False)
         self._host_lr: list[float] = lr.tolist()
         self._fractions = [rational_momentum(m) for m in momentum.tolist()]
         self._momentum = torch.tensor([n / d for n, d in self._fractions], dtype=w0.dtype, device=w0.device)
@@ -307,7 +331,7 @@ class _WayBack(torch.autograd.Function):
             loop.watch(t, tape.w)
             j = loop.reading_after(t, T)
             if j is not None:
-                readings += tape.steps.read((tape.w,), at(loop.readout_batches, j))[0]
+                readings.append(tape.readings.there(tape.w, at(loop.readout_batches, j)))
         ctx.save_for_backward(w0, lr, *tensors)
         ctx.loop = loop
         ctx.tape = tape
@@ -337,11 +361,9 @@ class _WayBack(torch.autograd.Function):
         for t in reversed(range(T)):
             j = loop.reading_after(t, T)
             if j is not None:
-                (d_read,), d_batch = tape.steps.read_back(
-                    (tape.w,), at(loop.readout_batches, j), (d_readings[j],)
-                )
-                d_w = d_w + d_read
-                _write_row(d_tensors[n:], j, d_batch)
+                (d_read,), d_batch = tape.readings.back(tape.w, at(loop.readout_batches, j))
+                d_w = torch.addcmul(d_w, d_read, d_readings[j])
+                _write_row(d_tensors[n:], j, [d_readings[j] * d for d in d_batch])
             (d_w, *d_rest), (d_lr[t], d_momentum[t]), d_batch = tape.step_back(t, (d_w, *d_rest))
             _write_row(d_tensors[:n], t, d_batch)
         tape.finish(w0)

@@ -18,14 +18,11 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch._guards import TracingContext, tracing
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import Graph, GraphModule, Node
-from torch.fx.experimental.proxy_tensor import make_fx
-from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from minigtn.inner.graphs import Groups
@@ -136,7 +133,10 @@ def _compiled(function: Callable[..., Groups], example: Groups, what: str) -> _C
 
 def _compile(graph: GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Sequence[Tensor]]:
     """What inductor makes of a graph of tensors that need no gradient."""
-    import torch._inductor  # late: takes seconds
+    import torch._inductor  # late, all of these: seconds
+    from torch._guards import TracingContext, tracing
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
     # inductor's cache on disk is passed over where there is no such context
     context = TracingContext(
@@ -149,6 +149,8 @@ def _compile(graph: GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Sequ
 def _trace(function: Callable[..., Groups], given: Groups) -> tuple[GraphModule, list[Tensor]]:
     """All that ``function`` computes, as a graph from flat inputs to flat outputs; the tensors that it closes
     over are further inputs."""
+    from torch.fx.experimental.proxy_tensor import make_fx
+
     sizes = [len(group) for group in given]
 
     def flat(*tensors: Tensor) -> tuple[Tensor, ...]:
@@ -156,7 +158,7 @@ def _trace(function: Callable[..., Groups], given: Groups) -> tuple[GraphModule,
 
     traced = make_fx(flat)(*(x.clone() for x in chain(*given)))
     graph = traced.graph
-    closed_over = {}
+    closed_over: dict[str, tuple[Node, Tensor]] = {}
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
     for node in [node for node in graph.nodes if node.op == "get_attr"]:
         name = str(node.target)
@@ -179,7 +181,8 @@ def _as_weight_gradients(graph: Graph) -> None:
     gradient does in .035 (a quarter of a step back of the paper's MNIST learner; one H200, TF32).
     """
     for node in [node for node in graph.nodes if node.target is torch.ops.aten.convolution.default]:
-        image, kernel, bias, stride, padding, dilation, transposed, _, groups = node.args
+        arguments: Any = node.args
+        image, kernel, bias, stride, padding, dilation, transposed, _, groups = arguments
         image = _untransposed(image)
         kernel = _untransposed(kernel)
         if (
@@ -206,7 +209,7 @@ def _as_weight_gradients(graph: Graph) -> None:
     graph.eliminate_dead_code()
 
 
-def _untransposed(node: Node) -> Node | None:
+def _untransposed(node: Any) -> Node | None:
     """What ``node`` is with its first two axes exchanged; None if it is not."""
     if node.target is torch.ops.aten.clone.default:
         node = node.args[0]

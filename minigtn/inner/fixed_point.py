@@ -305,7 +305,8 @@ class _Handle:
 def _external_stream(xp: Any, pointer: int, device: int) -> Any:
     """Torch's stream as one of CuPy's on the current device, ``device``; CuPy 14 warns of the older name.
 
-    Kept for good: what ``from_external`` returns destroys the stream, which is torch's, when it is collected. Torch makes few streams.
+    Kept for good: what ``from_external`` returns destroys the stream, which is torch's, when it is collected.
+    Torch makes few streams.
     """
     from_external = getattr(xp.cuda.Stream, "from_external", None)
     return from_external(_Handle(pointer)) if from_external else xp.cuda.ExternalStream(pointer, device)

@@ -137,9 +137,7 @@ class Steps(NamedTuple):
     """state, batch, (lr, momentum), gradient by next state -> gradients by state, (lr, momentum), what is
     wanted of batch."""
     read: Callable[..., Groups]
-    """(w,), readout batch -> (reading,)."""
-    read_back: Callable[..., Groups]
-    """(w,), readout batch, (gradient by reading,) -> gradients by (w,), what is wanted of batch."""
+    """(w,), readout batch -> (reading,), and its gradients by (w,), what is wanted of batch."""
 
 
 def steps_of(loop: InnerLoop, wanted: Sequence[bool]) -> Steps:
@@ -156,17 +154,14 @@ def steps_of(loop: InnerLoop, wanted: Sequence[bool]) -> Steps:
         return step_back(loop, of_batch, state[0], lambda g: state, batch, sizes, d_next)
 
     def read(weights: Group, batch: Group) -> Groups:
-        return ((loop.readout_loss(weights[0], batch),),)
-
-    def read_back(weights: Group, batch: Group, d_reading: Group) -> Groups:
         with torch.enable_grad():
             w = weights[0].detach().requires_grad_()
             batch = leaves(batch, of_reading)
-            inputs = [w, *(b for b in batch if b.requires_grad)]
-            d_w, *d_batch = grad_or_zeros(loop.readout_loss(w, batch), inputs, *d_reading)
-        return (d_w,), tuple(d_batch)
+            reading = loop.readout_loss(w, batch)
+            d_w, *d_batch = grad_or_zeros(reading, [w, *(b for b in batch if b.requires_grad)])
+        return (reading.detach(),), (d_w,), tuple(d_batch)
 
-    return Steps(step, back, read, read_back)
+    return Steps(step, back, read)
 
 
 def examples(loop: InnerLoop, w0: Tensor, lr: Tensor, momentum: Tensor) -> Sequence[Groups]:
@@ -180,7 +175,6 @@ def examples(loop: InnerLoop, w0: Tensor, lr: Tensor, momentum: Tensor) -> Seque
         (state, batch, sizes),
         (state, batch, sizes, tuple(torch.ones_like(s) for s in state)),
         ((w0,), reading),
-        ((w0,), reading, (torch.ones_like(lr[0]),)),
     )
 
 

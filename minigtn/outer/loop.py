@@ -29,6 +29,7 @@ from minigtn.runs.interrupt import deferred_interrupt
 from minigtn.runs.seeds import Purpose, seed_for
 from minigtn.runs.settings import from_dict, require_same, to_dict
 from minigtn.teaching.curriculum import Curriculum
+from minigtn.teaching.generator import generate_whole
 from minigtn.teaching.teacher import Teacher
 
 
@@ -91,6 +92,8 @@ class MetaTraining:
         dtype = data.train.x.dtype
         teacher = Teacher(config.teacher, data.image_shape, data.n_classes, seed, dtype, real)
         self.teacher = teacher.to(data.train.x.device)
+        if getattr(self.meta_gradient.adjoint, "compile", False) and data.train.x.is_cuda:
+            self.teacher.whole = torch.compile(generate_whole, fullgraph=True, dynamic=False)
         self.adam = torch.optim.Adam(
             self.teacher.parameters(), lr=config.meta.lr, betas=config.meta.betas, eps=config.meta.eps
         )

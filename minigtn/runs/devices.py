@@ -41,7 +41,5 @@ def choose(name: str, threads: int = 1, precision: str = "float32") -> torch.dev
     torch.backends.cudnn.benchmark = False
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = (
-        False  # a costly guard
-    )
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a costly guard
     return device

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -134,6 +135,9 @@ class Teacher(nn.Module):
     the config names. ``real`` is needed for real images alone.
     """
 
+    whole: Callable[..., Tensor] | None = None
+    """Stands in for :func:`~minigtn.teaching.generator.generate_whole` where gradients are wanted: a compiled
+    one."""
     classes: Tensor
     lr_raw: Tensor
     momentum_raw: Tensor
@@ -227,7 +231,8 @@ class Teacher(nn.Module):
             return 2 * torch.tanh(self.pixels), y
         params = {name.replace("-", "."): w for name, w in self.generator.items()}
         inputs = torch.cat([self._latent(rng), self.classes], -1).flatten(0, 1)
-        return generate(params, inputs, self.image_shape).view(T, B, *self.image_shape), y
+        whole = self.whole if torch.is_grad_enabled() else None
+        return generate(params, inputs, self.image_shape, whole).view(T, B, *self.image_shape), y
 
     def _latent(self, rng: torch.Generator) -> Tensor:
         """The generator's input vectors (T, B, Z)."""

@@ -123,13 +123,16 @@ def test_digits_are_standardized_with_the_statistics_of_train() -> None:
 def test_digits_splits_are_a_partition_of_all_images() -> None:
     from sklearn.datasets import load_digits
 
-    digits, bunch = data.load("digits"), load_digits()
+    digits = data.load("digits")
+    bunch = load_digits()
     rows = [
         (*row, label)
         for split in (digits.train, digits.valid, digits.test)
         for row, label in zip(pixels(split, digits).flatten(1).tolist(), split.y.tolist(), strict=True)
     ]
-    expected = [(*row, label) for row, label in zip(bunch.data.astype(int).tolist(), bunch.target, strict=True)]
+    expected = [
+        (*row, label) for row, label in zip(bunch.data.astype(int).tolist(), bunch.target, strict=True)
+    ]
     assert len(set(expected)) == 1797
     assert sorted(rows) == sorted(expected)
 
@@ -178,7 +181,9 @@ def test_local_mnist(small: None, tmp_path: Path, where: str, compressed: bool) 
 
 
 @pytest.mark.parametrize(
-    "where", ["cifar10/cifar-10-batches-bin", "cifar-10-batches-bin", "cifar10", "."], ids=lambda w: w.replace("/", "-")
+    "where",
+    ["cifar10/cifar-10-batches-bin", "cifar-10-batches-bin", "cifar10", "."],
+    ids=lambda w: w.replace("/", "-"),
 )
 def test_local_cifar10(small: None, tmp_path: Path, where: str) -> None:
     files = cifar_files()
@@ -198,7 +203,9 @@ def test_local_cifar10(small: None, tmp_path: Path, where: str) -> None:
     assert cifar.std == pytest.approx(train.std((0, 2), correction=0).tolist(), rel=1e-12)
 
 
-def test_environment_variable_and_its_precedence(small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_variable_and_its_precedence(
+    small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write(tmp_path / "data", mnist_files())
     monkeypatch.setenv("MINIGTN_DATA", str(tmp_path / "data"))
     from_variable = data.load("mnist")
@@ -241,15 +248,30 @@ def test_local_files_never_touch_the_network(
 BAD_MNIST: list[tuple[str, str, Callable[[bytes], bytes], str]] = [
     ("empty", TRAIN_X, lambda b: b"", "truncated"),
     ("half-a-header", TRAIN_X, lambda b: b[:9], "truncated"),
-    ("truncated-images", TRAIN_X, lambda b: b[:-1], "truncated, it has 39,215 bytes where its header announces 39,216"),
+    (
+        "truncated-images",
+        TRAIN_X,
+        lambda b: b[:-1],
+        "truncated, it has 39,215 bytes where its header announces 39,216",
+    ),
     ("truncated-labels", TEST_Y, lambda b: b[:-5], "truncated"),
     ("too-long", TEST_X, lambda b: b + b"\0", "too long"),
     ("wrong-magic", TRAIN_X, lambda b: b"\x89PNG" + b[4:], "starts with the bytes 89 50 4e 47, but an IDX"),
     ("labels-for-images", TRAIN_X, lambda b: idx(np.arange(50)), "starts with the bytes 00 00 08 01"),
     ("floats", TRAIN_X, lambda b: b"\0\0\x0d\3" + b[4:], "starts with the bytes 00 00 0d 03"),
     ("huge-header", TRAIN_X, lambda b: b[:4] + b"\xff" * 12 + b[16:], "truncated"),
-    ("too-few-images", TRAIN_X, lambda b: idx(np.zeros((49, 28, 28))), "49 images of 28 x 28 pixels, but mnist has 50"),
-    ("wrong-image-size", TEST_X, lambda b: idx(np.zeros((20, 1, 1))), "20 images of 1 x 1 pixels, but mnist has 20 of"),
+    (
+        "too-few-images",
+        TRAIN_X,
+        lambda b: idx(np.zeros((49, 28, 28))),
+        "49 images of 28 x 28 pixels, but mnist has 50",
+    ),
+    (
+        "wrong-image-size",
+        TEST_X,
+        lambda b: idx(np.zeros((20, 1, 1))),
+        "20 images of 1 x 1 pixels, but mnist has 20 of",
+    ),
     ("counts-differ", TRAIN_Y, lambda b: idx(np.zeros(51)), "51 labels for 50 images"),
     ("label-out-of-range", TEST_Y, lambda b: b[:-3] + b"\x0a" + b[-2:], "label 10 for image 17"),
     ("one-colour", TRAIN_X, lambda b: idx(np.full((50, 28, 28), 7)), "one colour"),
@@ -257,7 +279,9 @@ BAD_MNIST: list[tuple[str, str, Callable[[bytes], bytes], str]] = [
 
 
 @pytest.mark.parametrize("compressed", [False, True], ids=["plain", "gzip"])
-@pytest.mark.parametrize(("filename", "damage", "says"), [b[1:] for b in BAD_MNIST], ids=[b[0] for b in BAD_MNIST])
+@pytest.mark.parametrize(
+    ("filename", "damage", "says"), [b[1:] for b in BAD_MNIST], ids=[b[0] for b in BAD_MNIST]
+)
 def test_bad_mnist_files(
     small: None,
     tmp_path: Path,
@@ -319,7 +343,10 @@ def test_bad_cifar_files(
 
 
 def test_missing_cifar_files(tmp_path: Path) -> None:
-    write(tmp_path / "cifar10", {"cifar10-jpeg-q75.npz": b"a pack, not the binary version", "data_batch_1": b"pickle"})
+    write(
+        tmp_path / "cifar10",
+        {"cifar10-jpeg-q75.npz": b"a pack, not the binary version", "data_batch_1": b"pickle"},
+    )
     with pytest.raises(DataError) as error:
         data.load("cifar10", tmp_path)
     folder = str(tmp_path / "cifar10" / "cifar-10-batches-bin")
@@ -366,7 +393,10 @@ def test_readers_on_single_files(tmp_path: Path) -> None:
     assert images.shape == (1, 3, 32, 32)
     assert labels.tolist() == [9]
     assert images[0, 1, 0, :3].tolist() == [0, 1, 2]
-    for call in (lambda: data.read_idx(tmp_path / "none", ndim=1), lambda: data.read_cifar_batch(tmp_path / "none")):
+    for call in (
+        lambda: data.read_idx(tmp_path / "none", ndim=1),
+        lambda: data.read_cifar_batch(tmp_path / "none"),
+    ):
         with pytest.raises(DataError) as error:
             call()
         assert_one_sentence(error, str(tmp_path / "none"), "cannot be read")
@@ -456,7 +486,8 @@ def refused() -> Iterator[str]:
         yield f"http://127.0.0.1:{taken.getsockname()[1]}/"
 
 
-GOOD, BAD = b"the official bytes" * 1000, b"other bytes"
+GOOD = b"the official bytes" * 1000
+BAD = b"other bytes"
 GOOD_MD5 = hashlib.md5(GOOD).hexdigest()
 
 
@@ -475,13 +506,16 @@ def test_corrupt_download_is_refused(server: Server, tmp_path: Path) -> None:
     server.files["/file"] = BAD
     with pytest.raises(DataError) as error:
         downloads.fetch("file", [server.url], GOOD_MD5, tmp_path / "cache", wait=0)
-    assert_one_sentence(error, "file could not be downloaded", f"{server.url}file (wrong MD5 digest)", "--data-dir")
+    assert_one_sentence(
+        error, "file could not be downloaded", f"{server.url}file (wrong MD5 digest)", "--data-dir"
+    )
     assert os.listdir(tmp_path / "cache") == []
     assert len(server.requests) == 2
 
 
 def test_interrupted_download_is_refused(server: Server, tmp_path: Path) -> None:
-    server.files["/file"], server.missing_bytes = GOOD[:-7], 7
+    server.files["/file"] = GOOD[:-7]
+    server.missing_bytes = 7
     with pytest.raises(DataError) as error:
         downloads.fetch("file", [server.url], GOOD_MD5, tmp_path / "cache", wait=0)
     assert_one_sentence(error, f"{server.url}file (", "--data-dir")
@@ -524,7 +558,9 @@ def test_a_mirror_that_comes_back_is_tried_again(
 def test_all_mirrors_down(server: Server, refused: str, tmp_path: Path) -> None:
     with pytest.raises(DataError) as error:
         downloads.fetch("file", [refused, server.url], GOOD_MD5, tmp_path / "cache", wait=0)
-    assert_one_sentence(error, f"{refused}file (ConnectionError)", f"{server.url}file (HTTP 404)", "--data-dir")
+    assert_one_sentence(
+        error, f"{refused}file (ConnectionError)", f"{server.url}file (HTTP 404)", "--data-dir"
+    )
     assert os.listdir(tmp_path / "cache") == []
 
 
@@ -568,11 +604,13 @@ def archive(files: dict[str, bytes], special: bytes | None = None) -> bytes:
     with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
         for filename, content in files.items():
             info = tarfile.TarInfo(filename)
-            info.size, info.mode = len(content), 0o000
+            info.size = len(content)
+            info.mode = 0o000
             tar.addfile(info, io.BytesIO(content))
         if special is not None:
             info = tarfile.TarInfo("d/b")
-            info.type, info.linkname = special, "/etc/hostname"
+            info.type = special
+            info.linkname = "/etc/hostname"
             tar.addfile(info)
     return buffer.getvalue()
 

@@ -1,4 +1,5 @@
-"""Every adjoint returns the gradient of ``Unrolled``, which returns that of central differences; and each does the work it says it does."""
+"""Every adjoint returns the gradient of ``Unrolled``, which returns that of central differences; and each
+does the work it says it does."""
 
 import pytest
 import torch
@@ -23,11 +24,15 @@ TAPED = (Checkpointed(), Checkpointed(3), Checkpointed(100), Reversible())
 
 def assert_agree(found, expected, tolerance):
     assert found.keys() == expected.keys()
-    wrong = {name: difference for name in found if (difference := relative_difference(found[name], expected[name])) > tolerance}
+    wrong = {
+        name: difference
+        for name in found
+        if (difference := relative_difference(found[name], expected[name])) > tolerance
+    }
     assert not wrong, wrong
 
 
-# ---- one answer -------------------------------------------------------------------------------------------------------------------------
+# ---- one answer ----
 
 
 @pytest.mark.parametrize("every", EVERY)
@@ -43,7 +48,9 @@ def test_unrolled_equals_central_differences(name, every):
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_every_adjoint_equals_unrolled(name, every, adjoint):
     found = problem(name, every=every).gradients(adjoint)
-    assert_agree(found, unrolled(name, every=every), REVERSIBLE_TOLERANCE if adjoint == Reversible() else TOLERANCE)
+    assert_agree(
+        found, unrolled(name, every=every), REVERSIBLE_TOLERANCE if adjoint == Reversible() else TOLERANCE
+    )
 
 
 @pytest.mark.parametrize("adjoint", TAPED, ids=str)
@@ -57,7 +64,8 @@ def test_other_lengths(steps, adjoint):
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_float32_is_near_float64(name, device, adjoint):
-    p, expected = problem(name), unrolled(name)
+    p = problem(name)
+    expected = unrolled(name)
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
         found = p.to(torch.float32, device).gradients(adjoint)
     assert_agree({k: d.to(expected[k]) for k, d in found.items()}, expected, float32_tolerance(p.steps))
@@ -90,7 +98,8 @@ def test_momentum_zero(momentum, adjoint):
     """The velocity is forgotten, yet its gradient by momentum is not zero."""
     p = problem("dense")
     p.inputs["momentum"] = torch.tensor([momentum[t % len(momentum)] for t in range(7)], dtype=torch.float64)
-    found, expected = p.gradients(adjoint), p.gradients(Unrolled())
+    found = p.gradients(adjoint)
+    expected = p.gradients(Unrolled())
     assert expected["momentum"][1:].abs().min() > 1e-4
     assert_agree(found, expected, REVERSIBLE_TOLERANCE)
 
@@ -101,7 +110,11 @@ def test_step_sizes_of_every_shape_get_their_gradient():
     for adjoint in (Unrolled(), Checkpointed(3), Reversible()):
         lr, momentum = (torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in (0.1, 0.75))
         p.meta_loss(adjoint, {**p.inputs, "lr": lr, "momentum": momentum}).backward()
-        many = {**p.inputs, "lr": lr.detach().repeat(7).requires_grad_(), "momentum": momentum.detach().repeat(7).requires_grad_()}
+        many = {
+            **p.inputs,
+            "lr": lr.detach().repeat(7).requires_grad_(),
+            "momentum": momentum.detach().repeat(7).requires_grad_(),
+        }
         p.meta_loss(Unrolled(), many).backward()
         assert lr.grad.item() == pytest.approx(many["lr"].grad.sum().item(), rel=1e-9)
         assert momentum.grad.item() == pytest.approx(many["momentum"].grad.sum().item(), rel=1e-9)
@@ -110,9 +123,13 @@ def test_step_sizes_of_every_shape_get_their_gradient():
 @pytest.mark.parametrize("adjoint", [Unrolled(), *TAPED], ids=str)
 def test_class_numbers_are_welcome_and_get_no_gradient(adjoint):
     p = problem("dense")
-    x, w = p.inputs["images"].clone().requires_grad_(), p.inputs["weights"].clone().requires_grad_()
+    x = p.inputs["images"].clone().requires_grad_()
+    w = p.inputs["weights"].clone().requires_grad_()
     y = p.inputs["labels"].argmax(-1)  # (T, B) integers
-    results = [minigtn.sgd(p.loss, p.unflatten(w), (x, labels), 0.1, 0.5, adjoint) for labels in (y, torch.eye(3).double()[y])]
+    results = [
+        minigtn.sgd(p.loss, p.unflatten(w), (x, labels), 0.1, 0.5, adjoint)
+        for labels in (y, torch.eye(3).double()[y])
+    ]
     d_int, d_one_hot = (torch.autograd.grad(p.loss(result, p.test), (w, x)) for result in results)
     assert_agree(dict(enumerate(d_int)), dict(enumerate(d_one_hot)), 1e-12)
 
@@ -125,23 +142,34 @@ def only(index):
 @pytest.mark.parametrize("adjoint", [Unrolled(), *TAPED], ids=str)
 @pytest.mark.parametrize(
     "loss",
-    [only(0), only(1), lambda params, batch: batch[0][:2] @ params["a"] + 3 * params["b"].sum(), lambda params, batch: 2 * batch[0].sum()],
+    [
+        only(0),
+        only(1),
+        lambda params, batch: batch[0][:2] @ params["a"] + 3 * params["b"].sum(),
+        lambda params, batch: 2 * batch[0].sum(),
+    ],
     ids=["a alone", "b alone", "linear", "no parameter at all"],
 )
 def test_parts_that_a_loss_does_not_depend_on(loss, adjoint):
     """Unused parameters, a zero Hessian, no gradient at all: zeros, not errors."""
-    inputs = {**QUADRATIC_W0, "c": quadratic_batches(5)[0] + 1, "lr": torch.full((5,), 0.125, dtype=torch.float64)}
+    inputs = {
+        **QUADRATIC_W0,
+        "c": quadratic_batches(5)[0] + 1,
+        "lr": torch.full((5,), 0.125, dtype=torch.float64),
+    }
 
     def gradients(adjoint):
         x = {name: value.clone().requires_grad_() for name, value in inputs.items()}
         w = minigtn.sgd(loss, {"a": x["a"], "b": x["b"]}, (x["c"],), x["lr"], 0.5, adjoint)
-        return torch.autograd.grad((w["a"] ** 3).sum() + (w["b"] ** 2).sum(), list(x.values()), materialize_grads=True)
+        return torch.autograd.grad(
+            (w["a"] ** 3).sum() + (w["b"] ** 2).sum(), list(x.values()), materialize_grads=True
+        )
 
     for found, expected in zip(gradients(adjoint), gradients(Unrolled()), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-15)
 
 
-# ---- the work it takes ------------------------------------------------------------------------------------------------------------------
+# ---- the work it takes ----
 
 
 class Spy(Adjoint):
@@ -160,7 +188,9 @@ class Spy(Adjoint):
 
 @pytest.mark.parametrize(
     ("steps", "block", "way_back", "states"),
-    [  # on the way back: the step whose loss is evaluated, and how many states (w, v) are kept just then, the one at hand not counted
+    # on the way back: the step whose loss is evaluated, and how many states (w, v) are kept just then, the
+    # one at hand not counted
+    [
         (7, 3, [6, 3, 4, 5, 4, 3, 0, 1, 2, 1, 0], [2, 2, 3, 3, 2, 1, 1, 2, 2, 1, 0]),
         (7, 1, [6, 5, 4, 3, 2, 1, 0], [6, 5, 4, 3, 2, 1, 0]),
         (3, 100, [0, 1, 2, 1, 0], [1, 2, 2, 1, 0]),
@@ -169,7 +199,8 @@ class Spy(Adjoint):
     ],
 )
 def test_recompute_schedule_and_live_states(steps, block, way_back, states):
-    spy, calls = Spy(block), []
+    spy = Spy(block)
+    calls = []
 
     def loss(params, batch):
         calls.append((batch[1].item(), len(spy.seen.kept) if hasattr(spy, "seen") else 0))
@@ -190,12 +221,14 @@ def test_recompute_schedule_and_live_states(steps, block, way_back, states):
 def test_number_of_loss_evaluations(adjoint):
     calls = []
     w0 = {name: w.clone().requires_grad_() for name, w in QUADRATIC_W0.items()}
-    trained = minigtn.sgd(lambda p, b: (calls.append(1), quadratic(p, b))[1], w0, quadratic_batches(7), 0.1, 0.5, adjoint)
+    trained = minigtn.sgd(
+        lambda p, b: (calls.append(1), quadratic(p, b))[1], w0, quadratic_batches(7), 0.1, 0.5, adjoint
+    )
     trained["a"].sum().backward()
     assert len(calls) == (7 if adjoint == Unrolled() else 1 + 2 * 7)
 
 
-# ---- what is refused --------------------------------------------------------------------------------------------------------------------
+# ---- what is refused ----
 
 
 @pytest.mark.parametrize("where", ["loss", "readout"])
@@ -210,7 +243,9 @@ def test_a_closure_over_a_tensor_that_requires_grad(adjoint, where):
 
         losses = (scaled_loss, quadratic) if where == "loss" else (quadratic, scaled_loss)
         batches = quadratic_batches(4)
-        return minigtn.sgd(losses[0], QUADRATIC_W0, batches, 0.1, 0.5, adjoint, Readout(losses[1], batches))[1].sum()
+        return minigtn.sgd(losses[0], QUADRATIC_W0, batches, 0.1, 0.5, adjoint, Readout(losses[1], batches))[
+            1
+        ].sum()
 
     if adjoint != Unrolled():
         with pytest.raises(ValueError, match=rf"the {where} uses a tensor .* use Unrolled\(\)"):
@@ -256,14 +291,21 @@ def test_block_size(block_size):
         Checkpointed(block_size)
 
 
-# ---- memory -----------------------------------------------------------------------------------------------------------------------------
+# ---- memory ----
 
 
 @pytest.mark.parametrize("adjoint", [Unrolled(), *TAPED], ids=str)
 def test_nothing_is_kept_without_a_way_back(adjoint):
     """Under no_grad: the same numbers, and no graph."""
     p = problem("dense")
-    args = p.loss, p.unflatten(p.inputs["weights"]), (p.inputs["images"], p.inputs["labels"]), 0.1, 0.5, adjoint
+    args = (
+        p.loss,
+        p.unflatten(p.inputs["weights"]),
+        (p.inputs["images"], p.inputs["labels"]),
+        0.1,
+        0.5,
+        adjoint,
+    )
     with torch.no_grad():
         free = minigtn.sgd(*args)
     taught = minigtn.sgd(*args)
@@ -273,9 +315,12 @@ def test_nothing_is_kept_without_a_way_back(adjoint):
 
 
 def test_predicted_memory_orders_the_adjoints():
-    T, P, activations = 1000, 10_000, 2_000_000
+    T = 1000
+    P = 10_000
+    activations = 2_000_000
     unrolled, step, root, reverse = (
-        memory_bytes(a, T, P, activations) for a in (Unrolled(), Checkpointed(), Checkpointed(32), Reversible())
+        memory_bytes(a, T, P, activations)
+        for a in (Unrolled(), Checkpointed(), Checkpointed(32), Reversible())
     )
     assert unrolled > T * activations
     assert step == pytest.approx(2 * 4 * P * T + activations, rel=0.01)

@@ -1,6 +1,7 @@
 """Compiled steps: the same meta-gradient, never believed unseen, and never missing in silence.
 
-What needs no fused kernels runs the recorded graph as it is (``recorded``): the recording and its checks are this project's, inductor is not.
+What needs no fused kernels runs the recorded graph as it is (``recorded``): the recording and its checks are
+this project's, inductor is not.
 """
 
 from __future__ import annotations
@@ -11,14 +12,14 @@ import warnings
 import pytest
 import torch
 import torch.nn.functional as F
-from minigtn.compiled import CompiledMismatch
-from minigtn.meta_gradient import InBfloat16
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import minigtn
-from minigtn import Adam, Checkpointed, compiled
-from minigtn.networks.learners import Learner, LearnerConfig
-from minigtn.outer.batched import SumOfLosses
+from minigtn import Adam, Checkpointed
+from minigtn.inner import compiled
+from minigtn.inner.compiled import CompiledMismatch
+from minigtn.networks.learners import InBfloat16, Learner, LearnerConfig
+from minigtn.outer.batched import SumOfLosses, stack
 from minigtn.studies.check import adam_problem, make_problem, relative_difference
 from problems import problem
 
@@ -41,7 +42,9 @@ def modern(params, x):
 
 def modern_problem():
     sizes = {"conv": (4, 2, 3, 3), "scale": (4,), "shift": (4,), "query": (4, 4), "head": (16, 3)}
-    return make_problem("modern", modern, {name: normal(*size) for name, size in sizes.items()}, (2, 4, 4), steps=3, every=2)
+    return make_problem(
+        "modern", modern, {name: normal(*size) for name, size in sizes.items()}, (2, 4, 4), steps=3, every=2
+    )
 
 
 def problems(name):
@@ -59,25 +62,29 @@ def recorded(monkeypatch):
     monkeypatch.setattr(compiled, "_compile", lambda graph, inputs: graph)
 
 
-# ---- with inductor ----------------------------------------------------------------------------------------------------------------------
+# ---- with inductor ----
 
 
 @pytest.mark.parametrize("name", ["adam", "conv", "tied", "modern"])
 def test_the_compiled_meta_gradient_is_that_of_the_uncompiled(name):
-    p, adjoint = problems(name), Checkpointed(compile=True)
+    p = problems(name)
+    adjoint = Checkpointed(compile=True)
     for _ in range(2):
         before = torch.get_rng_state()
         found = p.gradients(adjoint)
         assert torch.equal(torch.get_rng_state(), before)
         assert worst(found, p.gradients(Checkpointed())) < TOLERANCE
-        p = dataclasses.replace(p, inputs={key: x if key == "weights" else x.roll(1, 0) for key, x in p.inputs.items()})
+        p = dataclasses.replace(
+            p, inputs={key: x if key == "weights" else x.roll(1, 0) for key, x in p.inputs.items()}
+        )
     assert adjoint._captured.captures == 1
 
 
 def test_stacked_learners_and_graphs_of_compiled_steps():
     learner = Learner(LearnerConfig((3,), (1,), (), norm="batch", pool="average"), (1, 4, 4), 2)
-    params = minigtn.batched.stack([learner.init(seed, dtype=torch.float64) for seed in (1, 2)])
-    x, y = normal(3, 5, 1, 4, 4), normal(3, 5, 2).softmax(-1)
+    params = stack([learner.init(seed, dtype=torch.float64) for seed in (1, 2)])
+    x = normal(3, 5, 1, 4, 4)
+    y = normal(3, 5, 2).softmax(-1)
     loss = SumOfLosses(learner)
 
     def gradients(adjoint):
@@ -85,11 +92,13 @@ def test_stacked_learners_and_graphs_of_compiled_steps():
         trained = minigtn.sgd(loss, params, leaves, 0.1, 0.5, adjoint)
         return torch.autograd.grad(loss(trained, (x[0], y[0])), leaves)
 
-    for found, expected in zip(gradients(Checkpointed(graphs=True, compile=True)), gradients(Checkpointed()), strict=True):
+    for found, expected in zip(
+        gradients(Checkpointed(graphs=True, compile=True)), gradients(Checkpointed()), strict=True
+    ):
         assert relative_difference(found, expected) < TOLERANCE
 
 
-# ---- the recording ----------------------------------------------------------------------------------------------------------------------
+# ---- the recording ----
 
 
 @pytest.mark.parametrize("name", ["adam", "conv", "tied", "modern"])
@@ -122,19 +131,23 @@ def test_other_layouts_are_copied_and_other_shapes_refused(recorded):
 
 def test_a_learner_in_bfloat16(recorded):
     learner = InBfloat16(Learner(LearnerConfig((3,), (1,), ()), (1, 6, 6), 2))
-    params, x, y = learner.init(0), normal(3, 5, 1, 6, 6).float().requires_grad_(), normal(3, 5, 2).softmax(-1).float()
+    params = learner.init(0)
+    x = normal(3, 5, 1, 6, 6).float().requires_grad_()
+    y = normal(3, 5, 2).softmax(-1).float()
 
     def loss(p, batch):
-        return minigtn.layers.cross_entropy(learner(p, batch[0]), batch[1])
+        return minigtn.cross_entropy(learner(p, batch[0]), batch[1])
 
     found, expected = (
-        torch.autograd.grad(minigtn.sgd(loss, params, (x, y), 0.1, 0.5, adjoint)["head.bias"].square().sum(), x)[0]
+        torch.autograd.grad(
+            minigtn.sgd(loss, params, (x, y), 0.1, 0.5, adjoint)["head.bias"].square().sum(), x
+        )[0]
         for adjoint in (Checkpointed(compile=True), Checkpointed())
     )
     assert torch.equal(found, expected)
 
 
-# ---- wrong kernels ----------------------------------------------------------------------------------------------------------------------
+# ---- wrong kernels ----
 
 
 def wrong_by_a_thousandth(graph, inputs):
@@ -161,7 +174,9 @@ def swapped_inputs(graph, inputs):
 @pytest.mark.parametrize("compiler", [wrong_by_a_thousandth, one_wrong_entry])
 def test_a_wrong_kernel_is_caught_before_it_is_used(compiler, dtype, monkeypatch):
     monkeypatch.setattr(compiled, "_compile", compiler)
-    with pytest.raises(CompiledMismatch, match=r"step: output \d of group 0, .* differs from the uncompiled one"):
+    with pytest.raises(
+        CompiledMismatch, match=r"step: output \d of group 0, .* differs from the uncompiled one"
+    ):
         problems("conv").to(dtype, "cpu").gradients(Checkpointed(compile=True))
 
 
@@ -171,7 +186,7 @@ def test_mistaken_inputs_are_caught_though_the_example_has_them_equal(monkeypatc
         problems("conv").gradients(Checkpointed(compile=True))
 
 
-# ---- what stays uncompiled --------------------------------------------------------------------------------------------------------------
+# ---- what stays uncompiled ----
 
 
 def reads(params, batch):
@@ -224,15 +239,17 @@ def test_what_cannot_be_recorded_runs_as_it_is_and_says_so(loss, match, recorded
 
 def test_no_compiler(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
-    assert_uncompiled(problem_free_loss, "no C\\+\\+ compiler 'no-such-compiler'; install one")
+    assert_uncompiled(stretched, "no C\\+\\+ compiler 'no-such-compiler'; install one")
 
 
 def test_a_compiler_that_fails(monkeypatch):
     monkeypatch.setattr(compiled, "_compile", failing)
-    assert_uncompiled(problem_free_loss, r"could not be traced or compiled \(AssertionError: LoweringException: no such kernel\)")
+    assert_uncompiled(
+        stretched, r"could not be traced or compiled \(AssertionError: LoweringException: no such kernel\)"
+    )
 
 
-def problem_free_loss(params, batch):
+def stretched(params, batch):
     return (params["w"] * batch[0]).square().sum()
 
 
@@ -244,6 +261,7 @@ def test_an_error_of_the_loss_is_not_taken_for_one_of_the_compiler(recorded):
 def test_another_optimizer_is_compiled_anew(recorded):
     adjoint = Checkpointed(compile=True)
     for optimizer in (None, Adam(eps=0.1), None):
-        found, expected = gradient(problem_free_loss, adjoint, optimizer), gradient(problem_free_loss, Checkpointed(), optimizer)
+        found = gradient(stretched, adjoint, optimizer)
+        expected = gradient(stretched, Checkpointed(), optimizer)
         assert relative_difference(found, expected) < TOLERANCE
     assert adjoint._captured.captures == 2

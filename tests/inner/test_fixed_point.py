@@ -1,4 +1,5 @@
-"""Integers that can be un-multiplied: property tests of the arithmetic, exact return over long runs, and what is refused."""
+"""Integers that can be un-multiplied: property tests of the arithmetic, exact return over long runs, and what
+is refused."""
 
 import math
 from fractions import Fraction
@@ -24,19 +25,29 @@ from minigtn.inner.fixed_point import (
 )
 from problems import QUADRATIC_W0, A, quadratic, quadratic_batches
 
-MIN, MAX = np.iinfo(np.int64).min, np.iinfo(np.int64).max
-LANES = arrays(np.int64, st.integers(1, 8), elements=st.one_of(st.sampled_from([MIN, MIN + 1, -1, 0, 1, MAX]), st.integers(MIN, MAX)))
+MIN = np.iinfo(np.int64).min
+MAX = np.iinfo(np.int64).max
+LANES = arrays(
+    np.int64,
+    st.integers(1, 8),
+    elements=st.one_of(st.sampled_from([MIN, MIN + 1, -1, 0, 1, MAX]), st.integers(MIN, MAX)),
+)
 FRACTIONS = st.integers(1, MAX_DENOMINATOR).flatmap(lambda d: st.tuples(st.integers(0, d - 1), st.just(d)))
-SCALINGS = st.lists(st.one_of(FRACTIONS, st.sampled_from([(0, 1), (1, 2), (9, 10), (4095, 4096), (1, 4096)])), max_size=60)
+SCALINGS = st.lists(
+    st.one_of(FRACTIONS, st.sampled_from([(0, 1), (1, 2), (9, 10), (4095, 4096), (1, 4096)])), max_size=60
+)
 
 
-# ---- the information buffer -------------------------------------------------------------------------------------------------------------
+# ---- the information buffer ----
 
 
 @given(LANES, SCALINGS, st.integers(MIN, MAX))
 def test_what_was_shrunk_grows_back(x, scalings, kick):
-    """Whatever is added between the scalings (wrapping round where it must), any lengths, spills and zeros: bit for bit."""
-    buffer, start, kick = InformationBuffer(np, len(x)), x.copy(), np.int64(kick)
+    """Whatever is added between the scalings (wrapping round where it must), any lengths, spills and zeros:
+    bit for bit."""
+    buffer = InformationBuffer(np, len(x))
+    start = x.copy()
+    kick = np.int64(kick)
     seen = []
     with np.errstate(over="ignore"):
         for n, d in scalings:
@@ -67,7 +78,9 @@ def test_shrinking_multiplies_and_never_fills_a_word(x, scalings):
 @given(st.integers(MIN, MAX), st.lists(FRACTIONS.filter(lambda f: f[0] > 0), min_size=1, max_size=40))
 def test_one_endless_integer_gives_the_same_numbers(x, scalings):
     """Against algorithm 3 of Maclaurin et al. in Python's big integers, as long as nothing spills."""
-    lane, buffer, endless = np.array([x]), InformationBuffer(np, 1), 0
+    lane = np.array([x])
+    buffer = InformationBuffer(np, 1)
+    endless = 0
     for n, d in scalings:
         buffer.shrink(lane, n, d)
         if buffer.nbytes > 8:
@@ -93,22 +106,32 @@ def test_momentum_becomes_the_nearest_fraction(momentum):
         assert off <= abs(Fraction(momentum) - Fraction(round(momentum * other), other))
 
 
-@pytest.mark.parametrize(("momentum", "fraction"), [(0.5, (1, 2)), (0.9, (9, 10)), (0.0, (0, 1)), (float(np.float32(0.9)), (9, 10))])
+@pytest.mark.parametrize(
+    ("momentum", "fraction"),
+    [(0.5, (1, 2)), (0.9, (9, 10)), (0.0, (0, 1)), (float(np.float32(0.9)), (9, 10))],
+)
 def test_usual_momenta_are_exact(momentum, fraction):
     assert rational_momentum(momentum) == fraction
 
 
-@pytest.mark.parametrize("momentum", [math.nextafter(1, 0), float(np.nextafter(np.float32(1), np.float32(0))), 0.9999])
+@pytest.mark.parametrize(
+    "momentum", [math.nextafter(1, 0), float(np.nextafter(np.float32(1), np.float32(0))), 0.9999]
+)
 def test_a_momentum_next_to_one_is_refused(momentum):
-    with pytest.raises(ValueError, match=r"rounds to 1; use a momentum from 0 to 0\.999756, or another adjoint"):
+    with pytest.raises(
+        ValueError, match=r"rounds to 1; use a momentum from 0 to 0\.999756, or another adjoint"
+    ):
         rational_momentum(momentum)
 
 
 @pytest.mark.parametrize("momentum", [0.5, 0.9, 0.123])
 def test_stored_bits(momentum):
     """Within 5 % of T * P * log2(1/momentum), by the buffer's own bytes."""
-    (n, d), steps, lanes = rational_momentum(momentum), 10_000, 3
-    buffer, v = InformationBuffer(np, lanes), np.array([10**15, -(7**17), 3])
+    (n, d) = rational_momentum(momentum)
+    steps = 10_000
+    lanes = 3
+    buffer = InformationBuffer(np, lanes)
+    v = np.array([10**15, -(7**17), 3])
     for _ in range(steps):
         buffer.shrink(v, n, d)
         v += 1234567890123
@@ -117,7 +140,8 @@ def test_stored_bits(momentum):
 
 
 def test_momentum_zero_stores_the_velocity_whole():
-    buffer, v = InformationBuffer(np, 2), np.array([5, -7])
+    buffer = InformationBuffer(np, 2)
+    v = np.array([5, -7])
     buffer.shrink(v, 0, 1)
     assert not v.any()
     assert buffer.nbytes == 2 * 8 + 2 * 8  # the current words and the numbers
@@ -126,7 +150,7 @@ def test_momentum_zero_stores_the_velocity_whole():
     assert bits_per_step(0.0) == 64
 
 
-# ---- whole runs -------------------------------------------------------------------------------------------------------------------------
+# ---- whole runs ----
 
 STEPS = 10_000
 LR = 0.125
@@ -139,7 +163,8 @@ def descend(t, w):
 
 @pytest.mark.parametrize("momentum", [0.9, 0.5])
 def test_ten_thousand_steps_there_and_back(momentum):
-    w0, (n, d) = torch.cat(list(QUADRATIC_W0.values())), rational_momentum(momentum)
+    w0 = torch.cat(list(QUADRATIC_W0.values()))
+    (n, d) = rational_momentum(momentum)
     state = FixedPointState(w0, str)
     for t in range(STEPS):
         state.step(t, descend(t, state.w), LR, n, d)
@@ -157,7 +182,8 @@ def test_ten_thousand_steps_there_and_back(momentum):
 @pytest.mark.parametrize("momentum", [0.9, 0.5])
 def test_plain_floats_do_not_come_back(momentum):
     w0 = torch.cat(list(QUADRATIC_W0.values()))
-    w, v = w0, torch.zeros_like(w0)
+    w = w0
+    v = torch.zeros_like(w0)
     for t in range(STEPS):
         v = momentum * v + descend(t, w)
         w = w - LR * v
@@ -172,12 +198,19 @@ def test_a_long_run_through_the_front_door():
     w0 = {name: w.clone().requires_grad_() for name, w in QUADRATIC_W0.items()}
     steps = 1000
     momentum = torch.rand(steps, dtype=torch.float64)
-    trained = minigtn.sgd(quadratic, w0, quadratic_batches(steps), torch.rand(steps, dtype=torch.float64) / 8, momentum, Reversible())
+    trained = minigtn.sgd(
+        quadratic,
+        w0,
+        quadratic_batches(steps),
+        torch.rand(steps, dtype=torch.float64) / 8,
+        momentum,
+        Reversible(),
+    )
     trained["b"].sum().backward()
     assert w0["a"].grad.isfinite().all()
 
 
-# ---- what is refused --------------------------------------------------------------------------------------------------------------------
+# ---- what is refused ----
 
 
 def linear(params, batch):
@@ -190,7 +223,9 @@ def linear(params, batch):
 def test_overflow_names_the_parameter_and_the_step(value, step):
     slopes = torch.zeros(130, dtype=torch.float64)
     slopes[step] = value
-    with pytest.raises(FixedPointOverflow, match=rf"^parameter 'b' reached .* at inner step {step}: .* use Checkpointed$"):
+    with pytest.raises(
+        FixedPointOverflow, match=rf"^parameter 'b' reached .* at inner step {step}: .* use Checkpointed$"
+    ):
         minigtn.sgd(linear, QUADRATIC_W0, (slopes,), 0.01, 0.5, Reversible())
 
 
@@ -238,7 +273,7 @@ def test_cupy_gets_torchs_stream_by_the_name_that_it_knows():
     assert _external_stream(OldCupy, 123, 1) == (123, 1)
 
 
-# ---- CUDA -------------------------------------------------------------------------------------------------------------------------------
+# ---- CUDA ----
 
 
 @pytest.mark.gpu
@@ -266,10 +301,12 @@ def test_cupy_and_numpy_have_the_same_bits(momentum):
 
 @pytest.mark.gpu
 def test_cupy_takes_its_memory_from_torch():
-    """One allocator, one cache: what the state holds shows up in torch's own account, and CuPy's pool stays empty."""
+    """One allocator, one cache: what the state holds shows up in torch's own account, and CuPy's pool stays
+    empty."""
     import cupy
 
-    pool, before = cupy.get_default_memory_pool().used_bytes(), torch.cuda.memory_allocated()
+    pool = cupy.get_default_memory_pool().used_bytes()
+    before = torch.cuda.memory_allocated()
     state = FixedPointState(torch.zeros(1_000_000, device="cuda"), str)
     with torch.cuda.stream(torch.cuda.Stream()):  # torch's current stream, whichever it is
         state.step(0, torch.ones(1_000_000, device="cuda"), 0.5, 1, 2)

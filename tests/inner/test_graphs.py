@@ -1,4 +1,5 @@
-"""Graphs of the steps: the same bits, from memory of their own that nothing else gets hold of. Without a GPU all but the capture is run."""
+"""Graphs of the steps: the same bits, from memory of their own that nothing else gets hold of. Without a GPU
+all but the capture is run."""
 
 import gc
 import warnings
@@ -17,10 +18,13 @@ DEVICES = ("cpu", pytest.param("cuda", marks=pytest.mark.gpu))
 
 
 def assert_same(found, expected):
-    """Bit for bit; on CUDA, where a captured product may get another workspace and so another kernel, to float64 accuracy."""
+    """Bit for bit; on CUDA, where a captured product may get another workspace and so another kernel, to
+    float64 accuracy."""
     assert found.keys() == expected.keys()
     for name, d in expected.items():
-        assert torch.equal(found[name], d) or (d.is_cuda and relative_difference(found[name], d) < TOLERANCE), name
+        assert torch.equal(found[name], d) or (
+            d.is_cuda and relative_difference(found[name], d) < TOLERANCE
+        ), name
 
 
 def with_other_data(p):
@@ -30,11 +34,14 @@ def with_other_data(p):
 
 def bowl(params, batch):
     """A loss that a graph can hold: it brings no tensor over from the CPU."""
-    a, b = params["a"], params["b"]
-    return a.square().sum() + 0.5 * (a * b).sum() + b.square().sum() - batch[0][:2] @ a - batch[0][2] * b.sum()
+    a = params["a"]
+    b = params["b"]
+    return (
+        a.square().sum() + 0.5 * (a * b).sum() + b.square().sum() - batch[0][:2] @ a - batch[0][2] * b.sum()
+    )
 
 
-# ---- one call ---------------------------------------------------------------------------------------------------------------------------
+# ---- one call ----
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -46,7 +53,9 @@ def test_a_static_call_owns_its_memory(device):
         return (xs[0] + xs[1], xs[0]), (ys[0] * 2,)  # one output is an input
 
     def given(k):
-        return (k * torch.ones(3, device=device), torch.arange(3, device=device)), (torch.full((2, 2), k, device=device),)
+        return (k * torch.ones(3, device=device), torch.arange(3, device=device)), (
+            torch.full((2, 2), k, device=device),
+        )
 
     example = given(1.0)
     call = StaticCall(function, example, GraphPool(example[0][0].device))
@@ -79,7 +88,8 @@ def test_signature_tells_apart_what_a_capture_depends_on():
 
 
 def test_the_oldest_goes_and_says_so():
-    graphs, made = StepGraphs(limit=2), []
+    graphs = StepGraphs(limit=2)
+    made = []
 
     def get(key):
         return graphs.get(key, lambda: made.append(key) or key)
@@ -93,7 +103,7 @@ def test_the_oldest_goes_and_says_so():
     assert graphs.captures == 3
 
 
-# ---- whole runs -------------------------------------------------------------------------------------------------------------------------
+# ---- whole runs ----
 
 
 @pytest.mark.parametrize("block_size", [1, 3])
@@ -102,7 +112,8 @@ def test_the_oldest_goes_and_says_so():
 @pytest.mark.parametrize("device", DEVICES)
 def test_the_same_meta_gradient_with_graphs_as_without(device, name, every, block_size):
     p = problem(name, every=every).to(torch.float64, device)
-    plain, graphs = Checkpointed(block_size), Checkpointed(block_size, graphs=True)
+    plain = Checkpointed(block_size)
+    graphs = Checkpointed(block_size, graphs=True)
     for _ in range(3):
         assert_same(p.gradients(graphs), p.gradients(plain))
         p = with_other_data(p)
@@ -123,16 +134,22 @@ def test_other_optimizers(device):
 def test_two_runs_at_once_share_the_graphs(device):
     """Both forward, then both back: what one run keeps must survive the other."""
     p = problem("tied").to(torch.float64, device)
-    graphs, runs = Checkpointed(3, graphs=True), []
+    graphs = Checkpointed(3, graphs=True)
+    runs = []
     for adjoint in (graphs, Checkpointed(3)):
         runs.append([])
         for scale in (1.0, 1.5):
-            leaves = {name: (x * scale if name == "images" else x).clone().requires_grad_() for name, x in p.inputs.items()}
+            leaves = {
+                name: (x * scale if name == "images" else x).clone().requires_grad_()
+                for name, x in p.inputs.items()
+            }
             runs[-1].append((p.meta_loss(adjoint, leaves), leaves))
     for (found, found_leaves), (expected, leaves) in zip(*runs, strict=True):
         found.backward()
         expected.backward()
-        assert_same({name: x.grad for name, x in found_leaves.items()}, {name: x.grad for name, x in leaves.items()})
+        assert_same(
+            {name: x.grad for name, x in found_leaves.items()}, {name: x.grad for name, x in leaves.items()}
+        )
 
 
 def handing_out_its_own_outputs(self, *groups):
@@ -155,7 +172,9 @@ def test_a_careless_call_is_found_out(call, monkeypatch):
         assert_same(p.gradients(Checkpointed(graphs=True)), p.gradients(Checkpointed()))
 
 
-def run(adjoint, loss=bowl, steps=4, dtype=torch.float64, device="cpu", wanted=True, optimizer=None, readout=None):
+def run(
+    adjoint, loss=bowl, steps=4, dtype=torch.float64, device="cpu", wanted=True, optimizer=None, readout=None
+):
     """The gradients of a small run by weights, and by batches where ``wanted``."""
     w0 = {name: w.to(device, dtype, copy=True).requires_grad_() for name, w in QUADRATIC_W0.items()}
     (c,) = (b.to(device, dtype, copy=True).requires_grad_(wanted) for b in quadratic_batches(steps))
@@ -172,7 +191,15 @@ def test_what_is_captured_anew(device):
         return bowl(params, batch) + (params["a"] ** 4).sum()
 
     captures = []
-    for kwargs in ({}, {"steps": 6}, {"loss": other_loss}, {"optimizer": Adam()}, {"wanted": False}, {"dtype": torch.float32}, {}):
+    for kwargs in (
+        {},
+        {"steps": 6},
+        {"loss": other_loss},
+        {"optimizer": Adam()},
+        {"wanted": False},
+        {"dtype": torch.float32},
+        {},
+    ):
         found = run(graphs, device=device, **kwargs)
         for name, d in run(Unrolled(), device=device, **kwargs).items():
             torch.testing.assert_close(found[name], d)
@@ -191,7 +218,8 @@ def test_the_same_function_of_differently_shaped_weights():
         w0 = {"w": torch.arange(6.0).view(shape).requires_grad_()}
         x = (torch.arange(2.0 * shape[1]).view(2, -1),)
         found, expected = (
-            torch.autograd.grad(minigtn.sgd(loss, w0, x, 0.01, 0.5, a)["w"].square().sum(), w0["w"])[0] for a in (graphs, Checkpointed())
+            torch.autograd.grad(minigtn.sgd(loss, w0, x, 0.01, 0.5, a)["w"].square().sum(), w0["w"])[0]
+            for a in (graphs, Checkpointed())
         )
         assert torch.equal(found, expected)
 
@@ -205,7 +233,8 @@ def test_a_new_loss_function_each_time_is_noticed():
 
 
 def test_graphs_keep_no_data_of_a_run():
-    graphs, loss = Checkpointed(graphs=True), lambda params, batch: bowl(params, batch)
+    graphs = Checkpointed(graphs=True)
+    loss = lambda params, batch: bowl(params, batch)
     batches = tuple(b.clone() for b in quadratic_batches(4))
     w0 = {name: w.clone().requires_grad_() for name, w in QUADRATIC_W0.items()}
     trained, readings = minigtn.sgd(loss, w0, batches, 0.1, 0.5, graphs, Readout(loss, batches))
@@ -243,7 +272,11 @@ def test_the_sync_guard_silences_its_own_warning_alone_and_is_off_after_a_failur
     def set_mode(mode):
         modes.append(mode)
         if mode == "error":
-            warnings.warn("Synchronization debug mode is a prototype feature and does not yet detect all", UserWarning, stacklevel=2)
+            warnings.warn(
+                "Synchronization debug mode is a prototype feature and does not yet detect all",
+                UserWarning,
+                stacklevel=2,
+            )
 
     monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", set_mode)
     with pytest.raises(UserWarning, match="something else"), no_sync():
@@ -251,12 +284,14 @@ def test_the_sync_guard_silences_its_own_warning_alone_and_is_off_after_a_failur
     assert modes == ["error", "default"]
 
 
-# ---- on a GPU ---------------------------------------------------------------------------------------------------------------------------
+# ---- on a GPU ----
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("momentum", [0.5, torch.tensor([0.5, 0.25, 0.75, 0.5])], ids=["float", "per step"])
-@pytest.mark.parametrize("adjoint", [Unrolled(), Checkpointed(), Checkpointed(3), Checkpointed(graphs=True)], ids=str)
+@pytest.mark.parametrize(
+    "adjoint", [Unrolled(), Checkpointed(), Checkpointed(3), Checkpointed(graphs=True)], ids=str
+)
 def test_an_outer_step_does_not_wait_for_the_device(adjoint, momentum, no_sync):
     p = problem("conv", steps=4, every=1).to(torch.float32, "cuda")
     leaves = {name: x.clone().requires_grad_() for name, x in p.inputs.items()}
@@ -265,7 +300,9 @@ def test_an_outer_step_does_not_wait_for_the_device(adjoint, momentum, no_sync):
     readout = Readout(p.loss, (leaves["real images"], p.test[1].expand(4, -1)), 1)
 
     def outer_step():
-        trained, losses = minigtn.sgd(p.loss, params, (leaves["images"], leaves["labels"]), 0.1, momentum, adjoint, readout)
+        trained, losses = minigtn.sgd(
+            p.loss, params, (leaves["images"], leaves["labels"]), 0.1, momentum, adjoint, readout
+        )
         (losses.mean() + p.loss(trained, p.test)).backward()
 
     outer_step()  # cuDNN and cuBLAS start; graphs are captured
@@ -277,7 +314,8 @@ def test_an_outer_step_does_not_wait_for_the_device(adjoint, momentum, no_sync):
 
 @pytest.mark.gpu
 def test_replays_call_no_python_and_draw_no_random_numbers():
-    calls, graphs = [], Checkpointed(graphs=True)
+    calls = []
+    graphs = Checkpointed(graphs=True)
 
     def loss(params, batch):
         calls.append(1)
@@ -293,7 +331,8 @@ def test_replays_call_no_python_and_draw_no_random_numbers():
 
 @pytest.mark.gpu
 def test_outer_steps_with_graphs_do_not_pile_up_memory():
-    p, graphs = problem("conv").to(torch.float32, "cuda"), Checkpointed(graphs=True)
+    p = problem("conv").to(torch.float32, "cuda")
+    graphs = Checkpointed(graphs=True)
     allocated = []
     for _ in range(5):
         p.gradients(graphs)
@@ -304,7 +343,8 @@ def test_outer_steps_with_graphs_do_not_pile_up_memory():
 
 @pytest.mark.gpu
 def test_a_run_on_a_stream_of_its_own():
-    graphs, expected = Checkpointed(graphs=True), run(Checkpointed(), device="cuda")
+    graphs = Checkpointed(graphs=True)
+    expected = run(Checkpointed(), device="cuda")
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):

@@ -1,4 +1,5 @@
-"""Peak memory of Reversible grows with T by its bits and by nothing else. Measured in a process of its own."""
+"""Peak memory of Reversible grows with T by its bits and by nothing else. Measured in a process of its
+own."""
 
 import subprocess
 import sys
@@ -27,7 +28,8 @@ print(peak_bytes(100), peak_bytes(2000))  # the shorter run first: a peak never 
 def test_peak_memory_of_reversible_grows_by_its_bits_alone():
     run = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True)
     short, long = map(int, run.stdout.split())
-    weights, steps = 20_000, 2000 - 100
+    weights = 20_000
+    steps = 2000 - 100
     bits = weights * steps / 8  # one bit per weight and step at momentum 1/2, in bytes: 5 MB
     states = weights * steps * 2 * 4  # what keeping every step would take: 304 MB
     slack = 0.006 * states

@@ -1,4 +1,5 @@
-"""Inner optimizers: the steps of torch.optim, gradients that every adjoint agrees on, and nothing that is not finite."""
+"""Inner optimizers: the steps of torch.optim, gradients that every adjoint agrees on, and nothing that is not
+finite."""
 
 import dataclasses
 from functools import cache
@@ -19,7 +20,8 @@ from minigtn.studies.check import (
 from problems import DISTORTIONS, QUADRATIC_W0, problem, quadratic, quadratic_batches
 
 OPTIMISERS = (SGD(), Adam(), Adam(beta2=0.9, eps=1e-3), RMSprop(), RMSprop(alpha=0.5, eps=1e-3))
-SMOOTH = (SGD(), Adam(eps=0.1), RMSprop(eps=0.1))  # for central differences: no near-jump where a gradient passes zero
+# for central differences: no near-jump where a gradient passes zero
+SMOOTH = (SGD(), Adam(eps=0.1), RMSprop(eps=0.1))
 
 
 @cache
@@ -28,7 +30,7 @@ def case(name, optimizer, every=3):
     return dataclasses.replace(p, inputs=p.inputs | {"lr": p.inputs["lr"] / 10}, optimizer=optimizer)
 
 
-# ---- the steps --------------------------------------------------------------------------------------------------------------------------
+# ---- the steps ----
 
 
 def torchs(optimizer, params, lr, momentum):
@@ -60,14 +62,22 @@ def test_the_result_is_that_of_torch_optim(dtype, tolerance, optimizer, momentum
 
 
 def test_bias_correction_with_a_schedule_of_momentum():
-    """The corrected average of gradients that are all the same is that gradient, so every step is lr long, whatever the beta1."""
+    """The corrected average of gradients that are all the same is that gradient, so every step is lr long,
+    whatever the beta1."""
     momentum = torch.tensor([0.9, 0.0, 0.5, 0.99, 0.3], dtype=torch.float64)
     w0 = {"w": torch.zeros(2, dtype=torch.float64)}
-    trained = minigtn.sgd(lambda p, b: (p["w"] * b[0]).sum(), w0, (torch.ones(5, 2).double(),), 0.1, momentum, optimizer=Adam(eps=0))
+    trained = minigtn.sgd(
+        lambda p, b: (p["w"] * b[0]).sum(),
+        w0,
+        (torch.ones(5, 2).double(),),
+        0.1,
+        momentum,
+        optimizer=Adam(eps=0),
+    )
     torch.testing.assert_close(trained["w"], torch.full((2,), -0.5, dtype=torch.float64), rtol=1e-12, atol=0)
 
 
-# ---- the gradients ----------------------------------------------------------------------------------------------------------------------
+# ---- the gradients ----
 
 
 @pytest.mark.parametrize("every", [None, 1, 3])
@@ -78,7 +88,9 @@ def test_unrolled_equals_central_differences(optimizer, every):
         assert difference_from_differences(p, what, d) < DIFFERENCE_TOLERANCE, what
 
 
-@pytest.mark.parametrize("kwargs", [{}, {"block_size": 3}, {"block_size": 100}, {"block_size": 2, "graphs": True}], ids=str)
+@pytest.mark.parametrize(
+    "kwargs", [{}, {"block_size": 3}, {"block_size": 100}, {"block_size": 2, "graphs": True}], ids=str
+)
 @pytest.mark.parametrize("optimizer", OPTIMISERS, ids=str)
 @pytest.mark.parametrize("name", ["conv", "tied"])
 def test_checkpointed_equals_unrolled(name, optimizer, kwargs):
@@ -104,7 +116,9 @@ def test_pull_back_is_the_gradient_of_the_step(optimizer):
 
     def value(*inputs):
         *state, g, lr, momentum = inputs
-        return sum((x * d).sum() for x, d in zip(optimizer.step(tuple(state), g, lr, momentum), d_next, strict=True))
+        return sum(
+            (x * d).sum() for x, d in zip(optimizer.step(tuple(state), g, lr, momentum), d_next, strict=True)
+        )
 
     assert torch.autograd.gradcheck(value, tuple(x.clone().requires_grad_() for x in inputs))
 
@@ -133,7 +147,9 @@ def test_a_pull_back_that_is_slightly_wrong_is_found_out(what, distort):
     """c2 depends on nothing that is differentiated, so nobody could tell."""
     p = adam_problem()
     expected = p.gradients(Unrolled())
-    found = dataclasses.replace(p, optimizer=Slipping(eps=0.1, what=what, distort=distort)).gradients(Checkpointed())
+    found = dataclasses.replace(p, optimizer=Slipping(eps=0.1, what=what, distort=distort)).gradients(
+        Checkpointed()
+    )
     worst = max(relative_difference(found[name], d) for name, d in expected.items())
     assert worst == 0 if what == 4 else worst > 1000 * TOLERANCE
 
@@ -142,8 +158,12 @@ def test_a_pull_back_that_is_slightly_wrong_is_found_out(what, distort):
 @pytest.mark.parametrize("adjoint", [Unrolled(), Checkpointed(3)], ids=str)
 @pytest.mark.parametrize("optimizer", OPTIMISERS, ids=str)
 def test_a_gradient_of_exactly_zero(optimizer, adjoint, dtype):
-    """At w = 0 and c = 0 the loss is flat: torch.optim's root of zero has no derivative there (higher, issue 125)."""
-    w0 = {"a": torch.zeros(2, dtype=dtype, requires_grad=True), "b": torch.ones(1, dtype=dtype, requires_grad=True)}
+    """At w = 0 and c = 0 the loss is flat: torch.optim's root of zero has no derivative there (higher, issue
+    125)."""
+    w0 = {
+        "a": torch.zeros(2, dtype=dtype, requires_grad=True),
+        "b": torch.ones(1, dtype=dtype, requires_grad=True),
+    }
     c = torch.zeros(4, 2, dtype=dtype, requires_grad=True)
     lr = torch.full((4,), 0.1, dtype=dtype, requires_grad=True)
     momentum = torch.full((4,), 0.5, dtype=dtype, requires_grad=True)
@@ -163,7 +183,8 @@ def test_a_gradient_of_exactly_zero(optimizer, adjoint, dtype):
 @pytest.mark.parametrize("optimizer", OPTIMISERS[1:], ids=str)
 def test_without_the_floor_zero_would_be_nan(optimizer, monkeypatch):
     monkeypatch.setattr("minigtn.inner.optimizers.ROOT_FLOOR", 0.0)
-    state, g = optimizer.start(torch.ones(3)), torch.zeros(3)
+    state = optimizer.start(torch.ones(3))
+    g = torch.zeros(3)
     assert optimizer.pull_back(state, g, torch.tensor(0.1), torch.tensor(0.5), state)[1].isnan().all()
 
 
@@ -171,7 +192,8 @@ def test_without_the_floor_zero_would_be_nan(optimizer, monkeypatch):
 @pytest.mark.parametrize("optimizer", OPTIMISERS, ids=str)
 def test_a_step_along_zero_can_be_differentiated_twice(optimizer, dtype):
     lr, momentum = torch.tensor([0.1, 0.5], dtype=dtype)
-    state, g = optimizer.start(torch.randn(3, dtype=dtype)), torch.zeros(3, dtype=dtype)
+    state = optimizer.start(torch.randn(3, dtype=dtype))
+    g = torch.zeros(3, dtype=dtype)
     *state, g, lr, momentum = inputs = [x.clone().requires_grad_() for x in (*state, g, lr, momentum)]
     after = optimizer.step(tuple(state), g, lr, momentum)
     first = torch.autograd.grad(after, inputs, tuple(map(torch.randn_like, after)), create_graph=True)
@@ -181,13 +203,17 @@ def test_a_step_along_zero_can_be_differentiated_twice(optimizer, dtype):
         assert d.isfinite().all()
 
 
-# ---- what is refused --------------------------------------------------------------------------------------------------------------------
+# ---- what is refused ----
 
 
 @pytest.mark.parametrize("optimizer", [Adam(), RMSprop()], ids=str)
 def test_reversible_reverses_sgd_alone(optimizer):
-    with pytest.raises(ValueError, match=r"Reversible can only reverse SGD, not (Adam|RMSprop).*; use") as error:
-        minigtn.sgd(quadratic, QUADRATIC_W0, quadratic_batches(3), 0.1, 0.5, Reversible(), optimizer=optimizer)
+    with pytest.raises(
+        ValueError, match=r"Reversible can only reverse SGD, not (Adam|RMSprop).*; use"
+    ) as error:
+        minigtn.sgd(
+            quadratic, QUADRATIC_W0, quadratic_batches(3), 0.1, 0.5, Reversible(), optimizer=optimizer
+        )
     assert "\n" not in str(error.value)
 
 
@@ -213,5 +239,7 @@ def test_memory_counts_what_the_optimizer_keeps():
 
 def test_readouts_along_the_way():
     batches = quadratic_batches(4)
-    trained, losses = minigtn.sgd(quadratic, QUADRATIC_W0, batches, 0.1, 0.5, Checkpointed(), Readout(quadratic, batches), Adam())
+    trained, losses = minigtn.sgd(
+        quadratic, QUADRATIC_W0, batches, 0.1, 0.5, Checkpointed(), Readout(quadratic, batches), Adam()
+    )
     torch.testing.assert_close(losses[-1], quadratic(trained, [batches[0][3]]), rtol=1e-12, atol=0)

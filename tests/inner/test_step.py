@@ -1,4 +1,5 @@
-"""One pass, three results: the pull-back of the gradient against whole Hessians, and the gradient keeps its bits."""
+"""One pass, three results: the pull-back of the gradient against whole Hessians, and the gradient keeps its
+bits."""
 
 from functools import cache
 
@@ -41,12 +42,16 @@ def test_against_whole_hessians(name, wanted):
     blocks = hessians(name)
     assert relative_difference(g, gradient(loss, w, batch)) < 1e-12
     assert relative_difference(h_nu, nu @ blocks[0]) < 1e-12
-    for term, block in zip(mixed, [block for block, want in zip(blocks[1:], wanted, strict=True) if want], strict=True):
+    for term, block in zip(
+        mixed, [block for block, want in zip(blocks[1:], wanted, strict=True) if want], strict=True
+    ):
         assert relative_difference(term, torch.tensordot(nu, block, 1)) < 1e-12
 
 
 def test_zero_where_nothing_depends():
-    w, b, nu = torch.randn(3), torch.randn(3), torch.randn(3)
+    w = torch.randn(3)
+    b = torch.randn(3)
+    nu = torch.randn(3)
     for loss in (lambda w, b: b[0].sum(), lambda w, b: w.sum(), lambda w, b: torch.tensor(1.0)):
         g, h_nu, (mixed,) = second_order(loss, w, [b], nu, [True])
         assert torch.equal(g, gradient(loss, w, [b]))
@@ -65,7 +70,9 @@ def test_the_gradient_of_the_way_back_has_the_bits_of_the_way_forward(device, po
     sizes = [p.numel() for p in params.values()]
 
     def loss(w, batch):
-        parts = {name: part.view(p.shape) for (name, p), part in zip(params.items(), w.split(sizes), strict=True)}
+        parts = {
+            name: part.view(p.shape) for (name, p), part in zip(params.items(), w.split(sizes), strict=True)
+        }
         return cross_entropy(learner(parts, batch[0]), batch[1])
 
     w = torch.cat([p.flatten() for p in params.values()])

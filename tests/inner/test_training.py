@@ -1,4 +1,5 @@
-"""The training run itself: torch's SGD, in whatever form the arguments come, with one clear sentence where they cannot be right."""
+"""The training run itself: torch's SGD, in whatever form the arguments come, with one clear sentence where
+they cannot be right."""
 
 import pytest
 import torch
@@ -13,7 +14,9 @@ ADJOINTS = (Unrolled(), Checkpointed(), Checkpointed(3), Reversible())
 
 
 def cross_entropy(module):
-    return lambda params, batch: F.cross_entropy(torch.func.functional_call(module, params, batch[0]), batch[1])
+    return lambda params, batch: F.cross_entropy(
+        torch.func.functional_call(module, params, batch[0]), batch[1]
+    )
 
 
 @pytest.mark.parametrize("adjoint", ADJOINTS, ids=str)
@@ -22,7 +25,8 @@ def cross_entropy(module):
 def test_the_result_is_that_of_torch_optim_sgd(adjoint, lr, momentum):
     """An nn.Module through functional_call, with constant and with scheduled step sizes."""
     module = torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.Tanh(), torch.nn.Linear(4, 3)).double()
-    x, y = torch.randn(4, 6, 5, dtype=torch.float64), torch.randint(3, (4, 6))
+    x = torch.randn(4, 6, 5, dtype=torch.float64)
+    y = torch.randint(3, (4, 6))
     start = {name: p.detach().clone() for name, p in module.named_parameters()}
     lr, momentum = (torch.tensor(value, dtype=torch.float64) for value in (lr, momentum))
     found = minigtn.sgd(cross_entropy(module), start, (x, y), lr, momentum, adjoint)
@@ -42,7 +46,12 @@ def test_the_result_is_that_of_torch_optim_sgd(adjoint, lr, momentum):
 def test_a_float_a_scalar_and_a_schedule_are_the_same_run(adjoint):
     runs = [
         minigtn.sgd(quadratic, QUADRATIC_W0, quadratic_batches(5), make(0.125), make(0.5), adjoint)
-        for make in (float, torch.tensor, lambda x: torch.full((1,), x).expand(5), lambda x: torch.full((5,), x, dtype=torch.float64))
+        for make in (
+            float,
+            torch.tensor,
+            lambda x: torch.full((1,), x).expand(5),
+            lambda x: torch.full((5,), x, dtype=torch.float64),
+        )
     ]
     for other in runs[1:]:
         assert all(torch.equal(other[name], w) for name, w in runs[0].items())
@@ -53,7 +62,9 @@ def test_a_float_a_scalar_and_a_schedule_are_the_same_run(adjoint):
 def test_readouts_are_losses_of_the_weights_so_far(every, after, adjoint):
     batches = quadratic_batches(7)
     real = (torch.randn(len(after), 3, dtype=torch.float64),)
-    trained, losses = minigtn.sgd(quadratic, QUADRATIC_W0, batches, 0.1, 0.75, adjoint, Readout(quadratic, real, every))
+    trained, losses = minigtn.sgd(
+        quadratic, QUADRATIC_W0, batches, 0.1, 0.75, adjoint, Readout(quadratic, real, every)
+    )
     assert losses.shape == (len(after),)
     for j, t in enumerate(after):
         shorter = minigtn.sgd(quadratic, QUADRATIC_W0, [b[:t] for b in batches], 0.1, 0.75)
@@ -63,12 +74,22 @@ def test_readouts_are_losses_of_the_weights_so_far(every, after, adjoint):
 
 def test_weights_keep_names_shapes_and_dtype():
     params = {"kernel": torch.randn(2, 3, 1), "bias": torch.randn(()), "table": torch.randn(4)}
-    trained = minigtn.sgd(lambda p, b: sum((w * b[0]).sum() ** 2 for w in p.values()), params, (torch.ones(3),), 0.01)
-    assert {name: (w.shape, w.dtype) for name, w in trained.items()} == {name: (w.shape, w.dtype) for name, w in params.items()}
+    trained = minigtn.sgd(
+        lambda p, b: sum((w * b[0]).sum() ** 2 for w in p.values()), params, (torch.ones(3),), 0.01
+    )
+    assert {name: (w.shape, w.dtype) for name, w in trained.items()} == {
+        name: (w.shape, w.dtype) for name, w in params.items()
+    }
     assert not torch.equal(trained["kernel"], params["kernel"])
 
 
-GOOD = {"loss": quadratic, "params": QUADRATIC_W0, "batches": quadratic_batches(5), "lr": 0.1, "momentum": 0.5}
+GOOD = {
+    "loss": quadratic,
+    "params": QUADRATIC_W0,
+    "batches": quadratic_batches(5),
+    "lr": 0.1,
+    "momentum": 0.5,
+}
 
 
 @pytest.mark.parametrize(
@@ -91,7 +112,10 @@ GOOD = {"loss": quadratic, "params": QUADRATIC_W0, "batches": quadratic_batches(
         ({"momentum": torch.tensor([0.5, 0.5, 1.5, 0.5, 0.5])}, "given values from 0.5 to 1.5"),
         ({"loss": lambda p, b: p["a"] * 2}, r"the loss must return a scalar.* returned shape \(2,\)"),
         ({"readout": Readout(lambda p, b: p["a"], quadratic_batches(5))}, "the readout must return a scalar"),
-        ({"readout": Readout(quadratic, quadratic_batches(2), every=3), "batches": quadratic_batches(7)}, "every 3 of 7 steps needs 3 b"),
+        (
+            {"readout": Readout(quadratic, quadratic_batches(2), every=3), "batches": quadratic_batches(7)},
+            "every 3 of 7 steps needs 3 b",
+        ),
         ({"readout": Readout(quadratic, quadratic_batches(5), every=0)}, "every >= 1, not 0"),
         ({"readout": Readout(quadratic, ())}, "readout batches must"),
         ({"momentum": 1 - 2**-53, "adjoint": Reversible()}, "rounds to 1"),

@@ -1,4 +1,5 @@
-"""The final training: resumed to the same bits, stopped with a sentence where it diverges, test data read once."""
+"""The final training: resumed to the same bits, stopped with a sentence where it diverges, test data read
+once."""
 
 from __future__ import annotations
 
@@ -29,15 +30,21 @@ from minigtn.nas.final_training import (
 from minigtn.networks.spaces.cell_network import CellNetwork
 from minigtn.runs.files import RUN_FILES, read_metrics
 
-PLAN = "0:conv3x3+1:identity,1:avg3x3+2:conv1x1,2:max2x2+3:identity,0:conv1x3-3x1+1:conv1x1,4:identity+5:conv3x3"
+PLAN = (
+    "0:conv3x3+1:identity,1:avg3x3+2:conv1x1,2:max2x2+3:identity,0:conv1x3-3x1+1:conv1x1,4:identity+5:conv3x3"
+)
 CELLS = FinalConfig(
     arch=f"{PLAN}/{PLAN}", cells_per_stage=1, channels=4, epochs=2, batch_size=32, lr=0.05, cutout=3, drop_path=0.2, dropout=0.2
 )  # fmt: skip
 OTHERS = {
     "nas-bench-201": dataclasses.replace(
-        CELLS, space="nas-bench-201", arch="|nor_conv_3x3~0|+|none~0|nor_conv_1x1~1|+|skip_connect~0|avg_pool_3x3~1|nor_conv_3x3~2|"
+        CELLS,
+        space="nas-bench-201",
+        arch="|nor_conv_3x3~0|+|none~0|nor_conv_1x1~1|+|skip_connect~0|avg_pool_3x3~1|nor_conv_3x3~2|",
     ),
-    "nas-bench-macro": dataclasses.replace(CELLS, space="nas-bench-macro", arch="10000000", cells_per_stage=0, channels=0),
+    "nas-bench-macro": dataclasses.replace(
+        CELLS, space="nas-bench-macro", arch="10000000", cells_per_stage=0, channels=0
+    ),
 }
 
 
@@ -58,15 +65,23 @@ def whole(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def tensors(folder: Path) -> dict[str, Tensor]:
-    return {f"{p.name}/{k}": v for p in sorted(folder.glob("checkpoint*.safetensors")) for k, v in load_file(p).items()}
+    return {
+        f"{p.name}/{k}": v
+        for p in sorted(folder.glob("checkpoint*.safetensors"))
+        for k, v in load_file(p).items()
+    }
 
 
 def records(folder: Path) -> list[dict[str, Any]]:
-    return [{k: v for k, v in record.items() if k != "seconds"} for record in read_metrics(folder / "metrics.jsonl")]
+    return [
+        {k: v for k, v in record.items() if k != "seconds"}
+        for record in read_metrics(folder / "metrics.jsonl")
+    ]
 
 
 def assert_same_run(folder: Path, whole: Path) -> None:
-    ours, theirs = tensors(folder), tensors(whole)
+    ours = tensors(folder)
+    theirs = tensors(whole)
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[k], theirs[k]) for k in ours)
     assert records(folder) == records(whole)
@@ -76,7 +91,8 @@ def assert_same_run(folder: Path, whole: Path) -> None:
 
 def interrupt_at(step: int, monkeypatch: pytest.MonkeyPatch, number: int = signal.SIGINT) -> None:
     """The process gets the signal in that step, counted over all epochs."""
-    real, steps = FinalTraining._loss, [0]
+    real = FinalTraining._loss
+    steps = [0]
 
     def loss(self: FinalTraining, *arguments: Any) -> tuple[Tensor, Tensor]:
         steps[0] += 1
@@ -102,7 +118,9 @@ def stop_twice_and_finish(config: FinalConfig, digits: Dataset, folder: Path) ->
     return final_training(config, digits, folder)
 
 
-def test_interrupted_and_resumed_is_the_run_that_was_not(digits: Dataset, whole: Path, tmp_path: Path) -> None:
+def test_interrupted_and_resumed_is_the_run_that_was_not(
+    digits: Dataset, whole: Path, tmp_path: Path
+) -> None:
     result = stop_twice_and_finish(CELLS, digits, tmp_path)
     assert_same_run(tmp_path, whole)
     assert {p.name for p in tmp_path.iterdir()} <= {*RUN_FILES}
@@ -118,7 +136,9 @@ def test_the_other_spaces_resume_too(config: FinalConfig, digits: Dataset, tmp_p
 
 
 @pytest.mark.parametrize("lost", ["seed", "momentum", "averages", "number of the epoch"])
-def test_whatever_a_checkpoint_could_lose_is_noticed(lost: str, digits: Dataset, whole: Path, tmp_path: Path) -> None:
+def test_whatever_a_checkpoint_could_lose_is_noticed(
+    lost: str, digits: Dataset, whole: Path, tmp_path: Path
+) -> None:
     training = FinalTraining(dataclasses.replace(CELLS, seed=1) if lost == "seed" else CELLS, digits)
     training.epoch()
     if lost == "momentum":
@@ -131,7 +151,8 @@ def test_whatever_a_checkpoint_could_lose_is_noticed(lost: str, digits: Dataset,
     if lost == "number of the epoch":
         training.progress.epoch += 1
     training.save_checkpoint(tmp_path)
-    ours, theirs = tensors(tmp_path), tensors(whole)
+    ours = tensors(tmp_path)
+    theirs = tensors(whole)
     assert ours.keys() == theirs.keys()
     assert not all(torch.equal(ours[k], theirs[k]) for k in theirs)
 
@@ -141,7 +162,9 @@ def test_a_folder_with_other_settings_is_refused(digits: Dataset, tmp_path: Path
         interrupt_at(4, patch)
         with pytest.raises(KeyboardInterrupt):
             final_training(CELLS, digits, tmp_path)
-    with pytest.raises(ValueError, match=r"was made with other settings \(lr: 0.05 -> 0.1\); go on with the same ones"):
+    with pytest.raises(
+        ValueError, match=r"was made with other settings \(lr: 0.05 -> 0.1\); go on with the same ones"
+    ):
         final_training(dataclasses.replace(CELLS, lr=0.1), digits, tmp_path)
     (tmp_path / "checkpoint.safetensors").write_bytes(b"torn")
     with pytest.raises(ValueError, match=r"checkpoint.safetensors is not a readable checkpoint"):
@@ -151,22 +174,33 @@ def test_a_folder_with_other_settings_is_refused(digits: Dataset, tmp_path: Path
 # ---- divergence ----
 
 
-@pytest.mark.parametrize(("poisoned", "step", "what"), [("loss", 5, "loss is"), ("gradient", 6, "weights are")])
+@pytest.mark.parametrize(
+    ("poisoned", "step", "what"), [("loss", 5, "loss is"), ("gradient", 6, "weights are")]
+)
 def test_what_is_not_finite_stops_and_keeps_the_checkpoint(
-    poisoned: str, step: int, what: str, digits: Dataset, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    poisoned: str,
+    step: int,
+    what: str,
+    digits: Dataset,
+    whole: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    real, steps = FinalTraining._loss, [0]
+    real = FinalTraining._loss
+    steps = [0]
 
     def loss(self: FinalTraining, *arguments: Any) -> tuple[Tensor, Tensor]:
         steps[0] += 1
         value, logits = real(self, *arguments)
         if steps[0] == step:
-            value = value * math.nan if poisoned == "loss" else value + (0 * logits.sum()).sqrt()  # the slope of a root at 0
+            # the slope of a root at 0
+            value = value * math.nan if poisoned == "loss" else value + (0 * logits.sum()).sqrt()
         return value, logits
 
     monkeypatch.setattr(FinalTraining, "_loss", loss)
     with pytest.raises(
-        TrainingDiverged, match=rf"the {what} not finite in epoch 2, by step 3 of 3: lower lr \(it is 0.05\).*of epoch 1 is kept"
+        TrainingDiverged,
+        match=rf"the {what} not finite in epoch 2, by step 3 of 3: lower lr \(it is 0.05\).*of epoch 1 is kept",
     ):
         final_training(CELLS, digits, tmp_path)
     assert [record["step"] for record in records(tmp_path)] == [1]
@@ -184,7 +218,8 @@ class Counting:
     """A split that counts how often its images are asked for."""
 
     def __init__(self, split: Split) -> None:
-        self.split, self.reads = split, 0
+        self.split = split
+        self.reads = 0
 
     @property
     def x(self) -> Tensor:
@@ -217,23 +252,36 @@ def test_test_data_are_read_once_at_the_end(digits: Dataset, tmp_path: Path) -> 
 
 
 def test_it_learns(digits: Dataset, tmp_path: Path) -> None:
-    config = dataclasses.replace(OTHERS["nas-bench-201"], channels=8, epochs=8, augment=False, cutout=0, lr=0.1)
+    config = dataclasses.replace(
+        OTHERS["nas-bench-201"], channels=8, epochs=8, augment=False, cutout=0, lr=0.1
+    )
     result = final_training(config, digits, tmp_path)
-    first, last = records(tmp_path)[0], records(tmp_path)[-1]
+    first = records(tmp_path)[0]
+    last = records(tmp_path)[-1]
     assert last["loss"] < first["loss"]
     assert result["valid_accuracy"] == last["valid_accuracy"] > 0.4
-    assert [r["lr"] for r in records(tmp_path)] == pytest.approx([0.05 * (1 + math.cos(math.pi * i / 8)) for i in range(8)])
+    assert [r["lr"] for r in records(tmp_path)] == pytest.approx(
+        [0.05 * (1 + math.cos(math.pi * i / 8)) for i in range(8)]
+    )
 
 
 def test_drop_path_auxiliary_loss_and_dropout_matter(digits: Dataset, tmp_path: Path) -> None:
     losses = []
-    for change in ({}, {"drop_path": 0.0}, {"auxiliary": 0.0}, {"dropout": 0.0}, {"cutout": 0}, {"augment": False}):
+    for change in (
+        {},
+        {"drop_path": 0.0},
+        {"auxiliary": 0.0},
+        {"dropout": 0.0},
+        {"cutout": 0},
+        {"augment": False},
+    ):
         training = FinalTraining(dataclasses.replace(CELLS, **change), digits)
         record = training.epoch()
         assert record is not None
         losses.append(record["loss"])
         assert isinstance(training.network, CellNetwork)
-        assert training.network.drop_path == pytest.approx(training.config.drop_path / 2)  # half of the training is done
+        # half of the training is done
+        assert training.network.drop_path == pytest.approx(training.config.drop_path / 2)
     assert len(set(losses)) == len(losses)
     assert losses[2] < losses[0] - 0.5  # without the auxiliary head's share
 
@@ -248,7 +296,10 @@ def test_validation_images_can_join(digits: Dataset, tmp_path: Path) -> None:
 
 
 def test_paper_sizes() -> None:
-    sizes = [dataclasses.replace(CELLS, cells_per_stage=0, channels=channels).make_space() for channels in (0, 64, 128)]
+    sizes = [
+        dataclasses.replace(CELLS, cells_per_stage=0, channels=channels).make_space()
+        for channels in (0, 64, 128)
+    ]
     assert [(s.cells_per_stage, s.channels) for s in sizes] == [(6, 32), (6, 64), (6, 128)]
     assert dataclasses.replace(OTHERS["nas-bench-201"], cells_per_stage=0, channels=0).make_space().params(
         "|none~0|+|none~0|none~1|+|none~0|none~1|none~2|"
@@ -266,7 +317,8 @@ def test_cutout_blanks_one_square_per_image(side: int) -> None:
     blank = out == 0
     assert torch.equal(out[~blank], x[~blank])
     assert torch.equal(blank[:, 0], blank[:, 1])
-    heights, widths = blank[:, 0].any(2).sum(1), blank[:, 0].any(1).sum(1)
+    heights = blank[:, 0].any(2).sum(1)
+    widths = blank[:, 0].any(1).sum(1)
     assert torch.equal(blank[:, 0].sum((1, 2)), heights * widths)  # a rectangle
     assert heights.max() == widths.max() == side
     assert blank[:, 0].any(0).all()  # any pixel can be hit
@@ -300,7 +352,10 @@ def test_seeded_leaves_no_trace() -> None:
         ({"weight_decay": math.inf}, "weight_decay must be at least 0, not inf"),
         ({"arch": "00000000"}, "an architecture of cells reads .*not '00000000'"),
         ({"space": "darts"}, "there is no search space 'darts'"),
-        ({"space": "nas-bench-macro", "arch": "00000000", "cells_per_stage": 2}, "nas-bench-macro has no size 'cells_per_stage'"),
+        (
+            {"space": "nas-bench-macro", "arch": "00000000", "cells_per_stage": 2},
+            "nas-bench-macro has no size 'cells_per_stage'",
+        ),
     ],
 )
 def test_bad_settings_are_refused(change: dict[str, Any], sentence: str) -> None:
@@ -315,7 +370,9 @@ def test_bad_settings_are_refused(change: dict[str, Any], sentence: str) -> None
         ({"batch_size": 101}, "100 training images do not fill a batch of 101"),
     ],
 )
-def test_settings_that_do_not_fit_the_images_are_refused(change: dict[str, Any], sentence: str, digits: Dataset) -> None:
+def test_settings_that_do_not_fit_the_images_are_refused(
+    change: dict[str, Any], sentence: str, digits: Dataset
+) -> None:
     with pytest.raises(ValueError, match=sentence):
         FinalTraining(dataclasses.replace(CELLS, **change), digits)
 

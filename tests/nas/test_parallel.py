@@ -30,7 +30,10 @@ def values(scored):
 
 def test_workers_change_no_score():
     space = TinySpace()
-    estimators = [make(name, CONFIG, space, DIGITS, 0, {"lr": 0.1, "momentum": 0.5}) for name in ("gtn", "real", "flops")]
+    estimators = [
+        make(name, CONFIG, space, DIGITS, 0, {"lr": 0.1, "momentum": 0.5})
+        for name in ("gtn", "real", "flops")
+    ]
     tasks = list(itertools.product([network(arch, space) for arch in ("0000", "0120", "2222")], estimators))
     one, two = (values(score_all(tasks, workers)) for workers in (1, 2))
     assert one == two
@@ -44,8 +47,13 @@ def test_workers_change_no_score():
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_once_stopped_nothing_new_is_begun(workers):
-    scored, space, slow = [], WideSpace(), Mortal(0.05, log="/dev/null", killed="/dev/null", after=99)
-    tasks = [(network(arch, space), slow) for arch in ("00000000", "00000001", "00000002", "00000010", "00000011", "00000012", "00000020")]
+    scored = []
+    space = WideSpace()
+    slow = Mortal(0.05, log="/dev/null", killed="/dev/null", after=99)
+    tasks = [
+        (network(arch, space), slow)
+        for arch in ("00000000", "00000001", "00000002", "00000010", "00000011", "00000012", "00000020")
+    ]
     for i, _ in score_all(tasks, workers, lambda: len(scored) >= 2):
         scored.append(i)
     assert 2 <= len(scored) <= 3
@@ -53,9 +61,13 @@ def test_once_stopped_nothing_new_is_begun(workers):
 
 
 def test_a_killed_worker_is_told_of_and_what_is_scored_was_handed_out(tmp_path):
-    space, scored = WideSpace(), []
+    space = WideSpace()
+    scored = []
     mortal = Mortal(0.01, log=str(tmp_path / "log"), killed=str(tmp_path / "killed"), after=4)
-    tasks = [(network(f"0000{a}", space), mortal) for a in ("0000", "0001", "0002", "0010", "0011", "0012", "0020", "0021")]
+    tasks = [
+        (network(f"0000{a}", space), mortal)
+        for a in ("0000", "0001", "0002", "0010", "0011", "0012", "0020", "0021")
+    ]
     with pytest.raises(WorkerLost, match="a worker was killed"):
         list(map(scored.append, score_all(tasks, 2)))
     assert len(scored) >= 3

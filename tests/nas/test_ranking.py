@@ -43,7 +43,9 @@ def test_measures_by_hand():
     truth = np.arange(20.0)
     score = truth.copy()
     assert measures(score, truth) == pytest.approx({"spearman": 1, "kendall": 1, "precision": 1, "regret": 0})
-    assert measures(-score, truth) == pytest.approx({"spearman": -1, "kendall": -1, "precision": 0, "regret": 19})
+    assert measures(-score, truth) == pytest.approx(
+        {"spearman": -1, "kendall": -1, "precision": 0, "regret": 19}
+    )
     score[[18, 17]] = score[[17, 18]]  # one of the best two by score is one of the best two by truth
     got = measures(score, truth)
     assert got["precision"] == 0.5
@@ -53,7 +55,8 @@ def test_measures_by_hand():
 
 def test_spearman_with_ties_is_scipys():
     rng = np.random.default_rng(0)
-    score, truth = rng.integers(5, size=40).astype(float), rng.normal(size=40)
+    score = rng.integers(5, size=40).astype(float)
+    truth = rng.normal(size=40)
     assert measures(score, truth)["spearman"] == pytest.approx(scipy.stats.spearmanr(score, truth).statistic)
 
 
@@ -69,7 +72,12 @@ def test_tied_scores_share_their_places():
 def rows(scores, truth=None):
     truth = range(len(scores)) if truth is None else truth
     return [
-        {"arch": str(i), "truth": float(t), "scores": {"a": s, "b": float(-i)}, "seconds": {"a": 1.0, "b": 0.5}}
+        {
+            "arch": str(i),
+            "truth": float(t),
+            "scores": {"a": s, "b": float(-i)},
+            "seconds": {"a": 1.0, "b": 0.5},
+        }
         for i, (s, t) in enumerate(zip(scores, truth, strict=True))
     ]
 
@@ -98,12 +106,15 @@ def test_a_vote_is_the_mean_rank():
 
 
 def test_intervals_hold_the_truth_about_as_often_as_they_say():
-    """Over 30 draws of 40 pairs with a Spearman of 0.743 the 95 % intervals hold it in 25 or more; they do not hold 0.943."""
+    """Over 30 draws of 40 pairs with a Spearman of 0.743 the 95 % intervals hold it in 25 or more; they do
+    not hold 0.943."""
     rng = np.random.default_rng(0)
     held = shifted = 0
     for seed in range(30):
         a = rng.normal(size=40)
-        interval = compare(rows((a + rng.normal(size=40) * 0.85).tolist(), a), ["a"], (), 60, seed)["columns"]["a"]["all"]["spearman"]
+        interval = compare(rows((a + rng.normal(size=40) * 0.85).tolist(), a), ["a"], (), 60, seed)[
+            "columns"
+        ]["a"]["all"]["spearman"]
         held += interval["low"] <= 0.743 <= interval["high"]
         shifted += interval["low"] <= 0.943 <= interval["high"]
     assert held >= 25
@@ -133,7 +144,10 @@ def test_fewer_networks_are_the_first_of_more(table):
     [
         ("arch,accuracy\n0,1\n1,x\n", "line 3: accuracy 'x' is no number"),
         ("arch,accuracy\n0,1\n0,2\n", "line 3: 0 stands there twice"),
-        ("arch,acc\n0,1\n", "needs a column arch and a column one of mean_acc, cifar10_test, accuracy, but it has arch, acc"),
+        (
+            "arch,acc\n0,1\n",
+            "needs a column arch and a column one of mean_acc, cifar10_test, accuracy, but it has arch, acc",
+        ),
         ("", "but it has none"),
     ],
 )
@@ -149,12 +163,27 @@ def test_a_bad_table_is_one_sentence(tmp_path, text, sentence):
 def test_rank_stopped_resumed_and_extended_is_the_same(table, tmp_path, monkeypatch):
     monkeypatch.setattr("minigtn.nas.report.write", lambda folder: folder)  # which has a test of its own
     whole = run(CONFIG, table, tmp_path / "whole")
-    assert list(whole["columns"]) == ["gtn-2", "real-2", "tse-2", "params", "flops", "synflow", "naswot", "vote"]
-    assert all(value["value"] is None or math.isfinite(value["value"]) for c in whole["columns"].values() for value in c["all"].values())
+    assert list(whole["columns"]) == [
+        "gtn-2",
+        "real-2",
+        "tse-2",
+        "params",
+        "flops",
+        "synflow",
+        "naswot",
+        "vote",
+    ]
+    assert all(
+        value["value"] is None or math.isfinite(value["value"])
+        for c in whole["columns"].values()
+        for value in c["all"].values()
+    )
 
     from minigtn.nas.scores import RealTraining
 
-    folder, calls, score = tmp_path / "stopped", [], RealTraining.score
+    folder = tmp_path / "stopped"
+    calls = []
+    score = RealTraining.score
 
     def interrupted(self, network):
         calls.append(network.arch)
@@ -171,7 +200,8 @@ def test_rank_stopped_resumed_and_extended_is_the_same(table, tmp_path, monkeypa
         file.write('{"arch": "00')  # torn by a kill
     run(few, table, folder)
     assert (folder / "scores.jsonl").read_text().startswith(kept)
-    assert (len(calls[1:]), len(set(calls[1:]))) == (9, 8)  # after the one that tuned: the interrupted one twice
+    # after the one that tuned: the interrupted one twice
+    assert (len(calls[1:]), len(set(calls[1:]))) == (9, 8)
     run(CONFIG, table, folder)
 
     def values(where):

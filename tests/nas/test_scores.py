@@ -1,4 +1,5 @@
-"""Estimators: each says what its definition says, repeats itself, and finds the better of two networks where that is plain."""
+"""Estimators: each says what its definition says, repeats itself, and finds the better of two networks where
+that is plain."""
 
 import math
 from dataclasses import replace
@@ -15,13 +16,29 @@ from tiny_space import TinySpace
 DIGITS = data.load("digits")
 SPACE = TinySpace()
 CONFIG = EstimatorConfig(
-    curriculum="digits-10", steps=4, valid_images=100, valid_batch=50, probe_images=16, real_lrs=(0.03, 0.3), real_momenta=(0.0, 0.9)
+    curriculum="digits-10",
+    steps=4,
+    valid_images=100,
+    valid_batch=50,
+    probe_images=16,
+    real_lrs=(0.03, 0.3),
+    real_momenta=(0.0, 0.9),
 )
 SETTINGS = {"lr": 0.3, "momentum": 0.5}
 
 
 def network(arch="0120", **changes) -> Candidate:
-    return Candidate(**{"arch": arch, "space": SPACE, "data": DIGITS, "seed": 0, "valid_images": 100, "valid_batch": 50, **changes})
+    return Candidate(
+        **{
+            "arch": arch,
+            "space": SPACE,
+            "data": DIGITS,
+            "seed": 0,
+            "valid_images": 100,
+            "valid_batch": 50,
+            **changes,
+        }
+    )
 
 
 def score(name, images=8, **changes) -> float:
@@ -50,17 +67,22 @@ def test_every_estimator_repeats_itself_and_leaves_the_global_generator_alone(na
         assert math.isfinite(first[column].value)
         assert first[column].seconds >= 0
     if name not in ("params", "flops"):
-        assert estimator.score(network(seed=1))[estimator.columns[0]].value != first[estimator.columns[0]].value
+        assert (
+            estimator.score(network(seed=1))[estimator.columns[0]].value != first[estimator.columns[0]].value
+        )
 
 
 def test_columns_say_the_steps():
-    columns = [make(name, CONFIG, SPACE, DIGITS, 0, tuning=SETTINGS).columns for name in ("gtn", "real", "tse-9x")]
+    columns = [
+        make(name, CONFIG, SPACE, DIGITS, 0, tuning=SETTINGS).columns for name in ("gtn", "real", "tse-9x")
+    ]
     assert columns == [("gtn-4",), ("real-4", "tse-4"), ("tse-36",)]
     whole = replace(CONFIG, steps=0)
     assert make("gtn", whole, SPACE, DIGITS, 0).columns == ("gtn-10",)
     real = make("real-2x", whole, SPACE, DIGITS, 0, tuning=SETTINGS)
     assert (real.steps, real.batch_size) == (20, minigtn.load_curriculum("digits-10").x.shape[1])
-    later = replace(CONFIG, curriculum="not/yet/there", steps=4, batch_size=10)  # real data can be scored before the curriculum is made
+    # real data can be scored before the curriculum is made
+    later = replace(CONFIG, curriculum="not/yet/there", steps=4, batch_size=10)
     assert make("real", later, SPACE, DIGITS, 0, tuning=SETTINGS).columns == ("real-4", "tse-4")
 
 
@@ -71,7 +93,10 @@ def test_gtn_is_teach_and_validation_accuracy():
     with network("2222").built() as module:
         minigtn.teach(module, curriculum)
         module.eval()
-        hits = sum((module(DIGITS.valid.x[i : i + 50]).argmax(1) == DIGITS.valid.y[i : i + 50]).sum() for i in (0, 50))
+        hits = sum(
+            (module(DIGITS.valid.x[i : i + 50]).argmax(1) == DIGITS.valid.y[i : i + 50]).sum()
+            for i in (0, 50)
+        )
     assert score == hits.item() / 100
 
 
@@ -83,20 +108,25 @@ def test_test_data_are_never_read():
 
 
 def test_real_data_by_hand():
-    """Two steps of heavy-ball SGD on a linear softmax, with gradients written out; accuracy and the sum of the losses agree."""
+    """Two steps of heavy-ball SGD on a linear softmax, with gradients written out; accuracy and the sum of
+    the losses agree."""
     real = RealTraining(2, 20, 0.2, 0.5)
     scores = real.score(network(space=_Softmax()))
     with network(space=_Softmax()).built() as module:
         W, b = (p.detach().double().clone() for p in module.parameters())
-    vW, vb, total = torch.zeros_like(W), torch.zeros_like(b), 0.0
+    vW = torch.zeros_like(W)
+    vb = torch.zeros_like(b)
+    total = 0.0
     for step in range(2):
         x, y = network().batch(step, 20)
         x = x.flatten(1).double()
         p = torch.softmax(x @ W.T + b, 1)
         total += -p[torch.arange(20), y].log().mean().item()
         error = (p - nn.functional.one_hot(y, 10)) / 20
-        vW, vb = 0.5 * vW + error.T @ x, 0.5 * vb + error.sum(0)
-        W, b = W - 0.2 * vW, b - 0.2 * vb
+        vW = 0.5 * vW + error.T @ x
+        vb = 0.5 * vb + error.sum(0)
+        W = W - 0.2 * vW
+        b = b - 0.2 * vb
     right = (DIGITS.valid.x[:100].flatten(1).double() @ W.T + b).argmax(1) == DIGITS.valid.y[:100]
     assert scores["tse-2"].value == pytest.approx(-total, rel=1e-5)
     assert scores["real-2"].value == right.double().mean().item()
@@ -114,12 +144,16 @@ def test_training_that_diverges_is_not_finite():
 
 
 def test_networks_normalize_with_their_batch_in_evaluation():
-    whole, halves = (make("real", CONFIG, SPACE, DIGITS, 0, tuning=SETTINGS).score(network(valid_batch=n)) for n in (100, 10))
+    whole, halves = (
+        make("real", CONFIG, SPACE, DIGITS, 0, tuning=SETTINGS).score(network(valid_batch=n))
+        for n in (100, 10)
+    )
     assert whole["real-4"].value != halves["real-4"].value
 
 
 def test_synflow_by_hand():
-    """Of one linear layer on an image of ones R = sum abs(w) + sum abs(b), so that sum abs(w * dR/dw) = sum abs(w)."""
+    """Of one linear layer on an image of ones R = sum abs(w) + sum abs(b), so that sum abs(w * dR/dw) = sum
+    abs(w)."""
     with network(space=Linear()).built() as module:
         expected = module[1].weight.detach().double().abs().sum().log().item()
     assert score("synflow", space=Linear()) == pytest.approx(expected, rel=1e-12)
@@ -129,7 +163,10 @@ def test_synflow_by_hand():
 def test_naswot_by_hand():
     with network(space=Linear()).built() as module:
         codes = module(network().batch(0, 6)[0]) > 0
-    alike = [[sum(int(a == b) for a, b in zip(row, other, strict=True)) for other in codes.tolist()] for row in codes.tolist()]
+    alike = [
+        [sum(int(a == b) for a, b in zip(row, other, strict=True)) for other in codes.tolist()]
+        for row in codes.tolist()
+    ]
     expected = torch.tensor(alike, dtype=torch.float64).det().abs().log().item()
     assert score("naswot", images=6, space=Linear()) == pytest.approx(expected, rel=1e-9)
 
@@ -167,7 +204,8 @@ def test_the_curriculums_learning_rates_are_scaled_as_validation_says():
     assert sorted(tried) == [1e-4, 0.5, 1.0]
     assert tried[1e-4] < max(tried.values()) == scaled.tuning["valid_accuracy"]
     assert scaled.curriculum.lr.equal(scaled.tuning["lr_scale"] * plain.curriculum.lr)
-    again = make("gtn", replace(CONFIG, lr_scales=(7.0, 8.0)), SPACE, DIGITS, 0, tuning=scaled.tuning)  # not tuned again
+    # not tuned again
+    again = make("gtn", replace(CONFIG, lr_scales=(7.0, 8.0)), SPACE, DIGITS, 0, tuning=scaled.tuning)
     assert again.curriculum.lr.equal(scaled.curriculum.lr)
 
 

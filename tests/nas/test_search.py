@@ -1,4 +1,5 @@
-"""A search finishes exactly what was asked, each architecture once, whoever dies; the seed gives the same search."""
+"""A search finishes exactly what was asked, each architecture once, whoever dies; the seed gives the same
+search."""
 
 import glob
 import os
@@ -23,7 +24,13 @@ from minigtn.nas.study import SearchStopped, Study
 from tiny_space import Failing, Mortal, Slow, TinySpace, WideSpace
 
 ESTIMATORS = EstimatorConfig(
-    steps=3, batch_size=20, valid_images=60, valid_batch=60, real_lrs=(0.1,), real_momenta=(0.5,), tuning_networks=1
+    steps=3,
+    batch_size=20,
+    valid_images=60,
+    valid_batch=60,
+    real_lrs=(0.1,),
+    real_momenta=(0.5,),
+    tuning_networks=1,
 )
 DIGITS = data.load("digits")
 
@@ -81,9 +88,12 @@ def test_same_seed_same_architectures_and_scores_stopped_or_not(tmp_path, sample
 
 @pytest.mark.parametrize(("sampler", "better"), [("random", False), ("tpe", True), ("evolution", True)])
 def test_samplers_that_learn_find_more(tmp_path, sampler, better):
-    """The score is the number the architecture writes in base 3; a learning sampler's last 20 of 60 are better than its first 20."""
+    """The score is the number the architecture writes in base 3; a learning sampler's last 20 of 60 are
+    better than its first 20."""
     settings = config(tmp_path, space="wide", sampler=sampler, population=20, tournament=5)
-    space, history, known = WideSpace(), [], set()
+    space = WideSpace()
+    history = []
+    known = set()
     for _ in range(60):
         arch = propose(settings, space, history, known)
         assert arch not in known
@@ -112,7 +122,8 @@ def test_trials_hold_what_the_dashboard_shows(tmp_path):
 
 
 def test_failures_are_tried_again_counted_and_replaced_out_of_memory_with_half_the_batch(tmp_path):
-    settings, log = config(tmp_path, sampler="random", trials=10), tmp_path / "log"
+    settings = config(tmp_path, sampler="random", trials=10)
+    log = tmp_path / "log"
     found = run(settings, estimator=Failing(str(log)), estimators=replace(ESTIMATORS, valid_batch=240))
     archs = finished(settings)
     assert len(archs) == len(set(archs)) == len(found.ranking) == 10
@@ -124,7 +135,10 @@ def test_failures_are_tried_again_counted_and_replaced_out_of_memory_with_half_t
     assert all(seen == expected[arch[0]] for arch, seen in batches.items())
     assert not any(arch.startswith("2") for arch in archs)
     kinds = [arch[0] for arch in batches]
-    assert found.failures == {"ArithmeticError": 3 * kinds.count("2"), "OutOfMemoryError": 2 * kinds.count("1")}
+    assert found.failures == {
+        "ArithmeticError": 3 * kinds.count("2"),
+        "OutOfMemoryError": 2 * kinds.count("1"),
+    }
     assert {t.user_attrs["valid_batch"] for t in trials(settings) if t.state.name == "COMPLETE"} == {240, 60}
 
 
@@ -147,7 +161,9 @@ def test_a_fault_of_all_networks_stops_the_search(tmp_path):
         def score(self, network):
             raise TypeError("broken for all")
 
-    with pytest.raises(SearchStopped, match=r"10 architectures failed 3 times each.*TypeError: broken for all"):
+    with pytest.raises(
+        SearchStopped, match=r"10 architectures failed 3 times each.*TypeError: broken for all"
+    ):
         run(config(tmp_path), estimator=Broken())
 
 
@@ -208,7 +224,8 @@ def test_of_one_trial_too_many_the_later_withdraws(workers):
 
 
 def test_rule_1_is_what_keeps_the_count(workers, monkeypatch):
-    """The tests above can fail: without the rule the same workers run one architecture twice, and one trial too many."""
+    """The tests above can fail: without the rule the same workers run one architecture twice, and one trial
+    too many."""
     monkeypatch.setattr("minigtn.nas.study._admitted", lambda *_: True)
     a, b = workers
     assert a.take("0120", meanwhile=lambda: b.take("0120")).arch == "0120"
@@ -227,7 +244,8 @@ def clock(monkeypatch):
 def test_a_lost_worker_is_noticed_its_architecture_retried_and_its_late_result_refused(workers, clock):
     a, b = workers
     lost = a.take("0120")
-    for clock.now, state in ((5.0, "RUNNING"), (5.1, "RUNNING"), (5.13, "FAIL")):  # six beats of 0.02 s after it was first seen
+    # six beats of 0.02 s after it was first seen
+    for clock.now, state in ((5.0, "RUNNING"), (5.1, "RUNNING"), (5.13, "FAIL")):
         b.fail_lost(b.trials())
         assert b.states() == [state]
     retried = b.take(None)
@@ -288,22 +306,30 @@ def check_with_one_killed(config, tmp_path, after):
     assert sorted(arch for arch, _ in found.ranking) == sorted(archs)
     assert all(score == int(arch, 3) for arch, score in found.ranking)
     assert killed.read_text() in archs  # tried again
-    assert set(found.failures) == {"lost"}  # on a machine that is very busy, perhaps more than the one that was killed
+    # on a machine that is very busy, perhaps more than the one that was killed
+    assert set(found.failures) == {"lost"}
     assert all(t.state.is_finished() for t in trials(config))
 
 
 def test_sqlite_two_workers_one_killed(tmp_path):
-    check_with_one_killed(config(tmp_path, space="wide", trials=12, workers=2, heartbeat=0.5), tmp_path, after=4)
+    check_with_one_killed(
+        config(tmp_path, space="wide", trials=12, workers=2, heartbeat=0.5), tmp_path, after=4
+    )
 
 
 def test_postgresql_three_workers_one_killed_100_trials(tmp_path):
     with postgresql() as url:
-        check_with_one_killed(config(tmp_path, space="wide", storage=url, trials=100, workers=3, heartbeat=0.5), tmp_path, after=40)
+        check_with_one_killed(
+            config(tmp_path, space="wide", storage=url, trials=100, workers=3, heartbeat=0.5),
+            tmp_path,
+            after=40,
+        )
 
 
 @contextmanager
 def postgresql():
-    """The URL of a server of our own, on loopback, its files in a temporary folder; skips where there is none."""
+    """The URL of a server of our own, on loopback, its files in a temporary folder; skips where there is
+    none."""
     pg_ctl = shutil.which("pg_ctl") or max(glob.glob("/usr/lib/postgresql/*/bin/pg_ctl"), default=None)
     if not pg_ctl:
         pytest.skip("needs PostgreSQL's server (Debian: apt install postgresql)")
@@ -312,7 +338,11 @@ def postgresql():
     try:
         if os.geteuid() == 0:  # as whom PostgreSQL refuses to run
             try:
-                user = {"user": pwd.getpwnam("postgres").pw_uid, "group": pwd.getpwnam("postgres").pw_gid, "extra_groups": []}
+                user = {
+                    "user": pwd.getpwnam("postgres").pw_uid,
+                    "group": pwd.getpwnam("postgres").pw_gid,
+                    "extra_groups": [],
+                }
             except KeyError:
                 pytest.skip("PostgreSQL does not run as root, and there is no user postgres to run it as")
             os.chown(root, user["user"], user["group"])
@@ -322,7 +352,13 @@ def postgresql():
         options = f"-h 127.0.0.1 -p {port} -k {root} -F"
 
         def server(*words):
-            subprocess.run([pg_ctl, "-D", root / "data", "-w", *words], check=True, cwd=root, stdout=subprocess.DEVNULL, **user)
+            subprocess.run(
+                [pg_ctl, "-D", root / "data", "-w", *words],
+                check=True,
+                cwd=root,
+                stdout=subprocess.DEVNULL,
+                **user,
+            )
 
         server("initdb", "-s", "-o", "--auth=trust --username=minigtn --no-sync")
         server("start", "-s", "-l", str(root / "log"), "-o", options)

@@ -34,7 +34,8 @@ def torch_layer(kind: str) -> nn.Module:
 @KINDS
 def test_plain_layer_is_torchs(kind: str) -> None:
     params = {"L.weight": random(*SHAPES[kind]), "L.bias": random(4)}
-    theirs, x = torch_layer(kind), random(*INPUTS[kind])
+    theirs = torch_layer(kind)
+    x = random(*INPUTS[kind])
     theirs.load_state_dict({"weight": params["L.weight"], "bias": params["L.bias"]})
     torch.testing.assert_close(normalize(params, "L", APPLY[kind](params, "L", x), "none"), theirs(x))
 
@@ -49,7 +50,8 @@ def test_weight_normalization_is_torchs_with_its_gradients(kind: str) -> None:
         original.original1.copy_(params["L.direction"])
         theirs.bias.zero_()
     x = random(*INPUTS[kind])
-    ours, expected = APPLY[kind](params, "L", x), theirs(x)
+    ours = APPLY[kind](params, "L", x)
+    expected = theirs(x)
     torch.testing.assert_close(ours, expected)
     ours.sin().sum().backward()
     expected.sin().sum().backward()
@@ -62,7 +64,9 @@ def test_a_zero_direction_has_finite_first_and_second_derivatives() -> None:
     direction = torch.zeros(4, 6, dtype=torch.float64, requires_grad=True)
     params = {"L.direction": direction, "L.gain": torch.full((4,), 1e-6, dtype=torch.float64)}
     (first,) = torch.autograd.grad(
-        linear(params, "L", random(7, 6)).square().sum() + weight(params, "L").sum(), direction, create_graph=True
+        linear(params, "L", random(7, 6)).square().sum() + weight(params, "L").sum(),
+        direction,
+        create_graph=True,
     )
     (second,) = torch.autograd.grad(first.square().sum(), direction)
     assert first.isfinite().all()
@@ -81,7 +85,8 @@ def test_batch_normalization_is_torchs(shape: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("shape", [(9, 4), (9, 4, 3, 5)])
 def test_mean_only_normalization_moves_each_channel_to_its_bias(shape: tuple[int, ...]) -> None:
-    params, x = {"L.bias": random(4)}, random(*shape)
+    params = {"L.bias": random(4)}
+    x = random(*shape)
     out = normalize(params, "L", x, "mean-only")
     torch.testing.assert_close(out.transpose(0, 1).flatten(1).mean(1), params["L.bias"])
     torch.testing.assert_close(out[0] - out[1], x[0] - x[1])
@@ -100,33 +105,49 @@ def test_pooling_rounds_up_for_max_and_down_for_average(size: int) -> None:
 
 
 def test_the_other_layers_are_torchs() -> None:
-    x, logits, y = random(2, 3, 4, 5), random(6, 3), torch.tensor([0, 2, 1, 1, 0, 2])
+    x = random(2, 3, 4, 5)
+    logits = random(6, 3)
+    y = torch.tensor([0, 2, 1, 1, 0, 2])
     torch.testing.assert_close(layers.leaky_relu_(x.clone()), nn.LeakyReLU(0.1)(x))
     torch.testing.assert_close(layers.cross_entropy(logits, y), nn.CrossEntropyLoss()(logits, y))
-    torch.testing.assert_close(layers.cross_entropy(logits, y), layers.cross_entropy(logits, F.one_hot(y, 3).double()))
+    torch.testing.assert_close(
+        layers.cross_entropy(logits, y), layers.cross_entropy(logits, F.one_hot(y, 3).double())
+    )
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (5, 4)])
 def test_upsampling_padding_and_convolution_in_one(size: tuple[int, int]) -> None:
-    x, params = random(2, 3, *size).requires_grad_(), {"L.weight": random(4, 3, 3, 3).requires_grad_()}
+    x = random(2, 3, *size).requires_grad_()
+    params = {"L.weight": random(4, 3, 3, 3).requires_grad_()}
     enlarge = nn.Sequential(nn.Upsample(scale_factor=2), nn.ReflectionPad2d(1))
-    found, expected = layers.upsample_conv3x3(x, layers.upsampling_kernel(params, "L")), F.conv2d(enlarge(x), params["L.weight"])
+    found = layers.upsample_conv3x3(x, layers.upsampling_kernel(params, "L"))
+    expected = F.conv2d(enlarge(x), params["L.weight"])
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
-    inputs, cotangent = (x, params["L.weight"]), random(*expected.shape)
-    for d, d_expected in zip(torch.autograd.grad(found, inputs, cotangent), torch.autograd.grad(expected, inputs, cotangent), strict=True):
+    inputs = (x, params["L.weight"])
+    cotangent = random(*expected.shape)
+    for d, d_expected in zip(
+        torch.autograd.grad(found, inputs, cotangent),
+        torch.autograd.grad(expected, inputs, cotangent),
+        strict=True,
+    ):
         torch.testing.assert_close(d, d_expected, rtol=1e-12, atol=1e-12)
 
 
 @KINDS
 def test_weight_normalized_and_plain_start_as_the_same_function(kind: str) -> None:
-    plain, normalized = (init_layer("L", SHAPES[kind], rng(), weight_norm=w, dtype=torch.float64) for w in (False, True))
+    plain, normalized = (
+        init_layer("L", SHAPES[kind], rng(), weight_norm=w, dtype=torch.float64) for w in (False, True)
+    )
     assert set(plain) == {"L.weight", "L.bias"}
     assert set(normalized) == {"L.direction", "L.gain", "L.bias"}
     torch.testing.assert_close(weight(normalized, "L"), weight(plain, "L"), rtol=1e-10, atol=0)
 
 
 def test_initial_weights_are_he_normal_and_follow_from_the_seed() -> None:
-    first, again, other = (init_layer("L", (200, 50, 3, 3), rng(seed), weight_norm=False, norm="batch", scale=0.5) for seed in (1, 1, 2))
+    first, again, other = (
+        init_layer("L", (200, 50, 3, 3), rng(seed), weight_norm=False, norm="batch", scale=0.5)
+        for seed in (1, 1, 2)
+    )
     assert first["L.weight"].std().item() == pytest.approx(0.5 * math.sqrt(2 / 450), rel=0.02)
     assert not first["L.bias"].any()
     assert first["L.norm_scale"].eq(1).all()

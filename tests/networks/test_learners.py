@@ -34,7 +34,11 @@ def torch_network(config: LearnerConfig, params: Params) -> nn.Sequential:
     parts.append(GlobalAverage() if config.global_pool else nn.Flatten())
     for i in range(1, len(config.hidden) + 1):
         w = params[f"dense{i}.weight"]
-        parts += [nn.Linear(w.shape[1], w.shape[0], bias=False), nn.BatchNorm1d(w.shape[0]), nn.LeakyReLU(0.1)]
+        parts += [
+            nn.Linear(w.shape[1], w.shape[0], bias=False),
+            nn.BatchNorm1d(w.shape[0]),
+            nn.LeakyReLU(0.1),
+        ]
         state += [w, params[f"dense{i}.norm_scale"], params[f"dense{i}.bias"]]
     parts.append(nn.Linear(*reversed(params["head.weight"].shape)))
     state += [params["head.weight"], params["head.bias"]]
@@ -47,13 +51,17 @@ def torch_network(config: LearnerConfig, params: Params) -> nn.Sequential:
 
 @pytest.mark.parametrize("pool", ["max", "average"])
 @pytest.mark.parametrize(
-    ("config", "shape"), [(SMALL_MNIST, (1, 28, 28)), (SMALL_CIFAR, (3, 32, 32)), (LearnerConfig((), (), (9, 5)), (1, 3, 5))]
+    ("config", "shape"),
+    [(SMALL_MNIST, (1, 28, 28)), (SMALL_CIFAR, (3, 32, 32)), (LearnerConfig((), (), (9, 5)), (1, 3, 5))],
 )
-def test_learner_is_the_same_network_in_torch(config: LearnerConfig, shape: tuple[int, int, int], pool: str) -> None:
+def test_learner_is_the_same_network_in_torch(
+    config: LearnerConfig, shape: tuple[int, int, int], pool: str
+) -> None:
     config = dataclasses.replace(config, pool=pool, norm="batch", weight_norm=False)
     learner = Learner(config, shape, 10)
     params = learner.init(3, dtype=torch.float64)
-    params = {name: p + 0.1 * torch.randn_like(p) for name, p in params.items()}  # biases and scales of their own
+    # biases and scales of their own
+    params = {name: p + 0.1 * torch.randn_like(p) for name, p in params.items()}
     x = torch.randn(6, *shape, dtype=torch.float64)
     torch.testing.assert_close(learner(params, x), torch_network(config, params)(x))
 
@@ -82,7 +90,9 @@ def test_weight_normalized_and_plain_start_as_the_same_function(config: LearnerC
 
 def test_fresh_weights_follow_from_the_seed() -> None:
     learner = Learner(SMALL_MNIST, (1, 8, 8), 10)
-    first, again, other = learner.init(1), learner.init(1), learner.init(2)
+    first = learner.init(1)
+    again = learner.init(1)
+    other = learner.init(2)
     assert all(first[name].equal(again[name]) for name in first)
     assert not first["head.direction"].equal(other["head.direction"])
     assert {p.dtype for p in first.values()} == {torch.float32}
@@ -91,12 +101,15 @@ def test_fresh_weights_follow_from_the_seed() -> None:
 
 def test_head_scale_scales_the_first_logits() -> None:
     x = torch.randn(4, 1, 8, 8)
-    whole, tenth = (Learner(dataclasses.replace(SMALL_MNIST, head_scale=scale), (1, 8, 8), 10) for scale in (1.0, 0.1))
+    whole, tenth = (
+        Learner(dataclasses.replace(SMALL_MNIST, head_scale=scale), (1, 8, 8), 10) for scale in (1.0, 0.1)
+    )
     torch.testing.assert_close(tenth(tenth.init(5), x), 0.1 * whole(whole.init(5), x))
 
 
 def test_the_papers_networks_have_their_sizes() -> None:
-    mnist, cifar = Learner(MNIST_LEARNER, (1, 28, 28), 10).init(0), Learner(CIFAR_LEARNER, (3, 32, 32), 10).init(0)
+    mnist = Learner(MNIST_LEARNER, (1, 28, 28), 10).init(0)
+    cifar = Learner(CIFAR_LEARNER, (3, 32, 32), 10).init(0)
     assert mnist["dense1.direction"].shape == (256, 128 * 7 * 7)
     assert cifar["head.direction"].shape == (10, 256)
     assert {name.split(".")[0] for name in cifar} == {"conv1", "conv2", "conv3", "conv4", "conv5", "head"}
@@ -121,5 +134,7 @@ def test_bad_config_is_one_sentence(settings: dict, message: str) -> None:
 
 def test_images_too_small_for_the_pooling_are_refused_at_once() -> None:
     config = LearnerConfig(channels=(4, 4, 4), pool_after=(1, 2, 3), pool="average")
-    with pytest.raises(ValueError, match=r"images of \(1, 4, 8\) are too small for pooling after \(1, 2, 3\)"):
+    with pytest.raises(
+        ValueError, match=r"images of \(1, 4, 8\) are too small for pooling after \(1, 2, 3\)"
+    ):
         Learner(config, (1, 4, 8), 10)

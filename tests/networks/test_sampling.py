@@ -1,4 +1,5 @@
-"""Sampled learners are valid, varied and affordable; the rows of the transfer matrix can be trained and taught."""
+"""Sampled learners are valid, varied and affordable; the rows of the transfer matrix can be trained and
+taught."""
 
 from __future__ import annotations
 
@@ -36,7 +37,8 @@ def multiply_adds(config: LearnerConfig, image_shape: tuple[int, int, int]) -> i
         total += math.prod(shape) * positions
         if name.startswith("conv") and int(name[4:]) in config.pool_after:
             up = config.pool == "max"
-            height, width = (height + up) // 2, (width + up) // 2
+            height = (height + up) // 2
+            width = (width + up) // 2
     return total
 
 
@@ -51,7 +53,11 @@ def test_every_choice_occurs() -> None:
     assert {c.norm for c in found} == {"batch", "mean-only"}
     assert {c.weight_norm for c in found} == {True, False}
     assert {c.hidden for c in found if c.channels and c.channels[0] == 64} == {(256,), (128,), ()}
-    assert {(c.global_pool, bool(c.hidden)) for c in found if c.channels} == {(False, True), (False, False), (True, False)}
+    assert {(c.global_pool, bool(c.hidden)) for c in found if c.channels} == {
+        (False, True),
+        (False, False),
+        (True, False),
+    }
     assert all(c.hidden and not c.global_pool for c in found if not c.channels)
     assert sum(sample(MNIST_LEARNER, seed) == MNIST_LEARNER for seed in SEEDS) < 20
 
@@ -59,7 +65,15 @@ def test_every_choice_occurs() -> None:
 def test_the_learner_follows_from_the_seed() -> None:
     assert [sample(SMALL, seed) for seed in range(20)] == [sample(SMALL, seed) for seed in range(20)]
     assert len({sample(SMALL, seed) for seed in range(20)}) > 15
-    pinned = LearnerConfig(channels=(32,), pool_after=(1,), hidden=(), global_pool=True, pool="max", norm="mean-only", weight_norm=True)
+    pinned = LearnerConfig(
+        channels=(32,),
+        pool_after=(1,),
+        hidden=(),
+        global_pool=True,
+        pool="max",
+        norm="mean-only",
+        weight_norm=True,
+    )
     assert sample(MNIST_LEARNER, 1) == pinned  # a resumed run meets the learners it would have met
 
 
@@ -72,7 +86,9 @@ def test_the_learner_follows_from_the_seed() -> None:
         (CIFAR_LEARNER, (3, 32, 32)),
     ],
 )
-def test_sampled_learners_are_valid_and_not_much_more_expensive(base: LearnerConfig, shape: tuple[int, int, int]) -> None:
+def test_sampled_learners_are_valid_and_not_much_more_expensive(
+    base: LearnerConfig, shape: tuple[int, int, int]
+) -> None:
     most = 1.6 * multiply_adds(base, shape)
     assert all(multiply_adds(sample(base, seed), shape) <= most for seed in SEEDS)
 
@@ -84,7 +100,13 @@ def test_sampled_learners_are_valid_for_all_image_sizes(size: int) -> None:
         assert learner(learner.init(seed), torch.zeros(2, 3, size, size)).shape == (2, 7)
 
 
-@pytest.mark.parametrize("base", [LearnerConfig(channels=(), pool_after=(), hidden=(12, 8)), LearnerConfig(channels=(4,), pool_after=(1,))])
+@pytest.mark.parametrize(
+    "base",
+    [
+        LearnerConfig(channels=(), pool_after=(), hidden=(12, 8)),
+        LearnerConfig(channels=(4,), pool_after=(1,)),
+    ],
+)
 def test_dense_and_shallow_bases_have_variations_too(base: LearnerConfig) -> None:
     found = [sample(base, seed) for seed in range(100)]
     assert {len(c.channels) for c in found} == ({0} if not base.channels else {0, 1, 2})
@@ -93,7 +115,8 @@ def test_dense_and_shallow_bases_have_variations_too(base: LearnerConfig) -> Non
 
 def test_sampled_learners_learn(digits: Dataset) -> None:
     """A few steps on real digits make the loss of every one smaller."""
-    x, y = digits.train.x[:96].view(6, 16, 1, 8, 8), digits.train.y[:96].view(6, 16)
+    x = digits.train.x[:96].view(6, 16, 1, 8, 8)
+    y = digits.train.y[:96].view(6, 16)
     for seed in range(40):
         learner = Learner(sample(SMALL, seed), (1, 8, 8), 10)
 
@@ -108,7 +131,8 @@ def test_sampled_learners_learn(digits: Dataset) -> None:
 
 
 def test_the_meta_gradient_flows_through_sampled_learners(digits: Dataset) -> None:
-    y, readings = digits.train.y[:24].view(3, 8), (digits.valid.x[None, :16], digits.valid.y[None, :16])
+    y = digits.train.y[:24].view(3, 8)
+    readings = (digits.valid.x[None, :16], digits.valid.y[None, :16])
     for seed in range(12):
         learner = Learner(sample(SMALL, seed), (1, 8, 8), 10)
 
@@ -116,7 +140,9 @@ def test_the_meta_gradient_flows_through_sampled_learners(digits: Dataset) -> No
             return cross_entropy(learner(params, batch[0]), batch[1])
 
         x = digits.train.x[:24].view(3, 8, 1, 8, 8).clone().requires_grad_()
-        _, losses = minigtn.sgd(loss, learner.init(seed), (x, y), 0.05, 0.5, Checkpointed(), Readout(loss, readings, 3))
+        _, losses = minigtn.sgd(
+            loss, learner.init(seed), (x, y), 0.05, 0.5, Checkpointed(), Readout(loss, readings, 3)
+        )
         (d_x,) = torch.autograd.grad(losses.sum(), x)
         assert d_x.isfinite().all()
         assert (d_x.flatten(2).norm(dim=2) > 0).all(), learner.config  # every image of every step counts
@@ -129,7 +155,10 @@ def test_there_are_nine_rows_and_families_that_are_never_sampled() -> None:
     assert len(LEARNERS) >= 9
     assert sum(not entry.sampled for entry in LEARNERS.values()) >= 2
     built = {name: entry.build(SMALL, (1, 8, 8), 10) for name, entry in LEARNERS.items()}
-    assert all(isinstance(built[name], Learner if entry.sampled else ModuleLearner) for name, entry in LEARNERS.items())
+    assert all(
+        isinstance(built[name], Learner if entry.sampled else ModuleLearner)
+        for name, entry in LEARNERS.items()
+    )
     assert built["base"] == Learner(SMALL, (1, 8, 8), 10)
 
 
@@ -154,7 +183,8 @@ def test_rows_are_pure_and_train_alone_and_in_one_pass(name: str, digits: Datase
     assert torch.get_rng_state().equal(state)
     assert all(again[key].equal(weight) for key, weight in members[0].items())
     assert any(not members[1][key].equal(weight) for key, weight in members[0].items())
-    x, y = digits.train.x[:80].view(5, 16, 1, 8, 8).double(), digits.train.y[:80].view(5, 16)
+    x = digits.train.x[:80].view(5, 16, 1, 8, 8).double()
+    y = digits.train.y[:80].view(5, 16)
 
     def loss(params, batch):
         return cross_entropy(learner(params, batch[0]), batch[1])
@@ -174,5 +204,6 @@ def test_a_module_learner_is_the_module() -> None:
 
     learner = ModuleLearner(make, (1, 2, 2))
     torch.manual_seed(7)
-    module, x = make(), torch.randn(5, 1, 2, 2)
+    module = make()
+    x = torch.randn(5, 1, 2, 2)
     assert learner(learner.init(7), x).equal(module(x))

@@ -1,4 +1,5 @@
-"""The search spaces: counts against published tables, strings, and networks that can be taught and differentiated twice."""
+"""The search spaces: counts against published tables, strings, and networks that can be taught and
+differentiated twice."""
 
 from __future__ import annotations
 
@@ -43,14 +44,27 @@ MACRO_ROWS = {  # arch: parameters, multiply-adds (NAS-Bench-Macro's table)
     "21200210": (1201834, 49738240),
     "22221220": (1985514, 85164544),
 }
-NB201_ROWS = {  # arch: parameters, multiply-adds and the 10 additions of the last bias (NATS-Bench's issues 24 and 36, and its extremes)
+# arch: parameters, multiply-adds and the 10 additions of the last bias (NATS-Bench's issues 24 and 36, and
+# its extremes)
+NB201_ROWS = {
     "|none~0|+|none~0|none~1|+|none~0|none~1|none~2|": (73306, 7783050),
-    "|avg_pool_3x3~0|+|nor_conv_1x1~0|skip_connect~1|+|nor_conv_1x1~0|skip_connect~1|skip_connect~2|": (129306, 15647370),
-    "|skip_connect~0|+|none~0|nor_conv_3x3~1|+|avg_pool_3x3~0|nor_conv_3x3~1|nor_conv_3x3~2|": (802426, 113951370),
-    "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|nor_conv_3x3~0|nor_conv_3x3~1|nor_conv_3x3~2|": (1531546, 220119690),
+    "|avg_pool_3x3~0|+|nor_conv_1x1~0|skip_connect~1|+|nor_conv_1x1~0|skip_connect~1|skip_connect~2|": (
+        129306,
+        15647370,
+    ),
+    "|skip_connect~0|+|none~0|nor_conv_3x3~1|+|avg_pool_3x3~0|nor_conv_3x3~1|nor_conv_3x3~2|": (
+        802426,
+        113951370,
+    ),
+    "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|nor_conv_3x3~0|nor_conv_3x3~1|nor_conv_3x3~2|": (
+        1531546,
+        220119690,
+    ),
 }
 NOTHING = next(iter(NB201_ROWS))
-CELL = "0:conv1x1+1:conv3x3,0:identity+2:max5x5,1:avg2x2+1:conv1x3-3x1,3:max2x2+4:conv1x7-7x1,2:avg3x3+2:conv3x3"
+CELL = (
+    "0:conv1x1+1:conv3x3,0:identity+2:max5x5,1:avg2x2+1:conv1x3-3x1,3:max2x2+4:conv1x7-7x1,2:avg3x3+2:conv3x3"
+)
 
 
 # ---- counts ----
@@ -73,7 +87,11 @@ def test_201_has_the_published_counts(arch: str) -> None:
 
 def test_counts_that_are_off_by_one_are_noticed() -> None:
     params, flops = MACRO_ROWS["11110000"]
-    for wrong in (("11110000", params + 1, flops), ("11110000", params, flops - 1), ("11110001", params, flops)):
+    for wrong in (
+        ("11110000", params + 1, flops),
+        ("11110000", params, flops - 1),
+        ("11110001", params, flops),
+    ):
         with pytest.raises(AssertionError):
             check_counts(MACRO, *wrong)
 
@@ -150,9 +168,15 @@ def test_samples_and_mutants_reach_every_value(space: spaces.Space) -> None:
 def test_cells_written_in_another_order_are_the_same_architecture() -> None:
     space = SMALL["cells"]
     # the same cell with edges swapped, and with nodes 2 and 3 (then 3 and 4) in the other order
-    first = "0:conv3x3+1:max5x5,0:identity+1:identity,2:conv1x1+3:avg2x2,0:max2x2+4:identity,1:avg5x5+5:conv1x1"
-    other = "1:identity+0:identity,1:max5x5+0:conv3x3,3:conv1x1+2:avg2x2,4:identity+0:max2x2,5:conv1x1+1:avg5x5"
-    near = "1:identity+0:identity,1:max5x5+0:conv3x3,2:conv1x1+3:avg2x2,4:identity+0:max2x2,5:conv1x1+1:avg5x5"
+    first = (
+        "0:conv3x3+1:max5x5,0:identity+1:identity,2:conv1x1+3:avg2x2,0:max2x2+4:identity,1:avg5x5+5:conv1x1"
+    )
+    other = (
+        "1:identity+0:identity,1:max5x5+0:conv3x3,3:conv1x1+2:avg2x2,4:identity+0:max2x2,5:conv1x1+1:avg5x5"
+    )
+    near = (
+        "1:identity+0:identity,1:max5x5+0:conv3x3,2:conv1x1+3:avg2x2,4:identity+0:max2x2,5:conv1x1+1:avg5x5"
+    )
     canonical = {space.format(space.parse(f"{cell}/{CELL}")) for cell in (first, other)}
     assert len(canonical) == 1
     assert space.format(space.parse(f"{near}/{CELL}")) not in canonical
@@ -182,11 +206,16 @@ def test_bad_strings_are_refused_in_one_sentence(name: str, arch: str) -> None:
 
 
 def test_bad_names_sizes_and_choices() -> None:
-    with pytest.raises(ValueError, match="there is no search space 'darts'; the spaces are nas-bench-macro, nas-bench-201, cells"):
+    with pytest.raises(
+        ValueError,
+        match="there is no search space 'darts'; the spaces are nas-bench-macro, nas-bench-201, cells",
+    ):
         spaces.get("darts")
     with pytest.raises(ValueError, match="nas-bench-macro has no size 'cells_per_stage'; it has channels"):
         spaces.get("nas-bench-macro", cells_per_stage=3)
-    with pytest.raises(ValueError, match="nas-bench-201 has no size 'width'; it has cells_per_stage and channels"):
+    with pytest.raises(
+        ValueError, match="nas-bench-201 has no size 'width'; it has cells_per_stage and channels"
+    ):
         spaces.get("nas-bench-201", width=16)
     with pytest.raises(ValueError, match="cells_per_stage must be a whole number from 1, not -1"):
         spaces.get("cells", cells_per_stage=-1)
@@ -212,7 +241,10 @@ def every_operation(space: spaces.Space) -> str:
     """An architecture in which every operation occurs."""
     if isinstance(space, Cells):
         ops = iter([*space.operations, *space.operations, *space.operations, *space.operations][:20])
-        cells = [",".join(f"{max(0, i - 2)}:{next(ops)}+{i - 1}:{next(ops)}" for i in range(2, 7)) for _ in range(2)]
+        cells = [
+            ",".join(f"{max(0, i - 2)}:{next(ops)}+{i - 1}:{next(ops)}" for i in range(2, 7))
+            for _ in range(2)
+        ]
         return "/".join(cells)
     if space is MACRO:
         return "21000000"
@@ -236,7 +268,8 @@ def losses_of_training(net: nn.Module, x: Tensor, y: Tensor, steps: int = 4) -> 
 @each_space
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 9, 6)])
 def test_networks_train(space: spaces.Space, shape: tuple[int, int, int]) -> None:
-    x, y = torch.randn(14, *shape), torch.arange(14) % 7
+    x = torch.randn(14, *shape)
+    y = torch.arange(14) % 7
     small = "00100000" if space is MACRO else space.sample(shape[0])
     for arch in (every_operation(space), small):
         losses = losses_of_training(space.build(arch, n_classes=7, in_channels=shape[0]), x, y)
@@ -285,7 +318,8 @@ def test_networks_are_learners_of_the_outer_loop(space: spaces.Space) -> None:
         gradients.append(leaf.grad)
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-9, atol=1e-12)
 
-    direction, step = torch.randn_like(x), 1e-7
+    direction = torch.randn_like(x)
+    step = 1e-7
     with torch.no_grad():
         above, below = (trained(x + sign * step * direction, minigtn.Unrolled()) for sign in (1, -1))
     slope = ((above - below) / (2 * step)).item()
@@ -297,7 +331,8 @@ def test_networks_are_learners_of_the_outer_loop(space: spaces.Space) -> None:
 
 @each_space
 def test_normalization_with_and_without_running_averages(space: spaces.Space) -> None:
-    x, arch = torch.randn(6, 3, 8, 8) * 3 + 1, space.sample(0)
+    x = torch.randn(6, 3, 8, 8) * 3 + 1
+    arch = space.sample(0)
     plain = space.build(arch)
     assert not list(plain.buffers())
     torch.testing.assert_close(plain(x), plain.eval()(x))  # the statistics of the batch, in evaluation too
@@ -306,7 +341,8 @@ def test_normalization_with_and_without_running_averages(space: spaces.Space) ->
     torch.testing.assert_close(averaging(x), plain(x))
     one = averaging.eval()(x)
     assert not torch.allclose(one, plain(x), atol=1e-3)
-    torch.testing.assert_close(averaging(x[:1]), one[:1], rtol=1e-4, atol=1e-4)  # no image depends on the others
+    # no image depends on the others
+    torch.testing.assert_close(averaging(x[:1]), one[:1], rtol=1e-4, atol=1e-4)
 
 
 def test_weights_follow_from_torchs_seed() -> None:
@@ -332,7 +368,8 @@ def test_dropping_paths_keeps_the_mean_and_drops_whole_images() -> None:
 
 
 def test_auxiliary_head_drop_path_and_dropout_act_in_training_alone() -> None:
-    space, x = Cells(cells_per_stage=1, channels=4), torch.randn(5, 3, 32, 32)
+    space = Cells(cells_per_stage=1, channels=4)
+    x = torch.randn(5, 3, 32, 32)
     net = space.build(f"{CELL}/{CELL}", 7, auxiliary=True, dropout=0.5)
     assert isinstance(net, CellNetwork)
     logits, auxiliary = net.both(x)
@@ -361,7 +398,10 @@ def test_auxiliary_head_from_8x8_has_the_published_windows() -> None:
 
 
 def test_imports_without_optional_packages() -> None:
-    code = "import sys; sys.modules.update(optuna=None, scipy=None); import minigtn; print(minigtn.spaces.get('cells').name)"
+    code = (
+        "import sys; sys.modules.update(optuna=None, scipy=None); import minigtn; "
+        "print(minigtn.spaces.get('cells').name)"
+    )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout == "cells\n"
 

@@ -44,14 +44,26 @@ def digits() -> Dataset:
 
 
 @pytest.mark.parametrize(
-    "name", ["generator.dense1-direction", "generator.conv1-norm_scale", "generator.conv2-gain", "z", "lr_raw", "momentum_raw"]
+    "name",
+    [
+        "generator.dense1-direction",
+        "generator.conv1-norm_scale",
+        "generator.conv2-gain",
+        "z",
+        "lr_raw",
+        "momentum_raw",
+    ],
 )
 def test_meta_gradient_is_that_of_finite_differences(digits: Dataset, name: str) -> None:
     teacher = Teacher(TEACHER, digits.image_shape, 10, 7, torch.float64)
     learner = Learner(LEARNER, digits.image_shape, 10)
     params = learner.init(1, dtype=torch.float64)
     readout = real_readout(
-        Cohort(learner, [1]), Split(digits.train.x.double(), digits.train.y), dataclasses.replace(META, readout_every=2), 3, seeds=[2]
+        Cohort(learner, [1]),
+        Split(digits.train.x.double(), digits.train.y),
+        dataclasses.replace(META, readout_every=2),
+        3,
+        seeds=[2],
     )
     parameter = dict(teacher.named_parameters())[name]
     direction = torch.randn_like(parameter)
@@ -77,18 +89,27 @@ def test_learners_in_one_pass_give_the_mean_of_their_meta_gradients(
     digits: Dataset, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train = Split(digits.train.x.double(), digits.train.y)
-    config = dataclasses.replace(tiny(learners=3, clip_norm=0.0), teacher=dataclasses.replace(TEACHER, **settings))
+    config = dataclasses.replace(
+        tiny(learners=3, clip_norm=0.0), teacher=dataclasses.replace(TEACHER, **settings)
+    )
     gradients = []
     for most in (32, 2, 1):
         monkeypatch.setattr(meta_gradient, "most_together", lambda device, most=most: most)
         training = MetaTraining(config, dataclasses.replace(digits, train=train))
         record = training.outer_step()
         gradients.append(
-            torch.cat([torch.tensor([record.meta_loss]).double(), *(p.grad.flatten() for p in training.teacher.parameters())])
+            torch.cat(
+                [
+                    torch.tensor([record.meta_loss]).double(),
+                    *(p.grad.flatten() for p in training.teacher.parameters()),
+                ]
+            )
         )
     torch.testing.assert_close(gradients[0], gradients[2], rtol=1e-8, atol=1e-12)
     torch.testing.assert_close(gradients[1], gradients[2], rtol=1e-8, atol=1e-12)
-    fewer = MetaTraining(dataclasses.replace(config, meta=dataclasses.replace(config.meta, learners=2)), digits)
+    fewer = MetaTraining(
+        dataclasses.replace(config, meta=dataclasses.replace(config.meta, learners=2)), digits
+    )
     assert abs(fewer.outer_step().meta_loss - gradients[0][0].item()) > 1e-4
 
 
@@ -114,8 +135,12 @@ def test_learners_come_from_a_search_space(digits: Dataset) -> None:
 
 
 def test_the_runs_own_learner_comes_first(digits: Dataset) -> None:
-    """With ``sample_after`` the first steps are those without sampling; from then on they are not, and validations never are."""
-    plain, later = (MetaTraining(tiny(outer_steps=4, **changes), digits) for changes in ({}, {"sample_learners": "zoo", "sample_after": 2}))
+    """With ``sample_after`` the first steps are those without sampling; from then on they are not, and
+    validations never are."""
+    plain, later = (
+        MetaTraining(tiny(outer_steps=4, **changes), digits)
+        for changes in ({}, {"sample_learners": "zoo", "sample_after": 2})
+    )
     losses = [[training.outer_step().meta_loss for _ in range(4)] for training in (plain, later)]
     assert losses[0][:2] == losses[1][:2]
     assert losses[0][2:] != losses[1][2:]
@@ -127,8 +152,14 @@ def test_the_runs_own_learner_comes_first(digits: Dataset) -> None:
     [
         ({"sample_after": -1}, "meta.sample_after must be at least 0, not -1"),
         ({"sample_learners": "zoo", "graphs": True}, "meta.graphs replays the steps of one learner"),
-        ({"sample_learners": "zoo", "sample_channels": 4}, "sizes of a search space; name one as meta.sample-learners"),
-        ({"sample_learners": "nas-bench-macro", "sample_cells": 2}, "nas-bench-macro has no size 'cells_per_stage'"),
+        (
+            {"sample_learners": "zoo", "sample_channels": 4},
+            "sizes of a search space; name one as meta.sample-learners",
+        ),
+        (
+            {"sample_learners": "nas-bench-macro", "sample_cells": 2},
+            "nas-bench-macro has no size 'cells_per_stage'",
+        ),
         ({"sample_learners": "cells", "sample_channels": 5}, "channels must be even, not 5"),
     ],
 )
@@ -187,7 +218,9 @@ def test_every_adjoint_gives_the_same_first_meta_gradient(digits: Dataset) -> No
 @pytest.mark.parametrize(("every", "readings"), [(1, 5), (2, 3), (5, 1), (0, 1)])
 def test_readings_of_the_meta_loss(digits: Dataset, every: int, readings: int) -> None:
     learner = Learner(LEARNER, digits.image_shape, 10)
-    readout = real_readout(Cohort(learner, [0]), digits.train, dataclasses.replace(META, readout_every=every), 5, seeds=[0])
+    readout = real_readout(
+        Cohort(learner, [0]), digits.train, dataclasses.replace(META, readout_every=every), 5, seeds=[0]
+    )
     x, y = readout.batches
     assert x.shape == (readings, 32, 1, 8, 8)
     assert y.shape == (readings, 32)
@@ -199,7 +232,9 @@ def test_readings_of_the_meta_loss(digits: Dataset, every: int, readings: int) -
 def test_the_memory_of_an_outer_step_is_estimated(digits: Dataset) -> None:
     sizes = {}
     for steps in (3, 12):
-        config = dataclasses.replace(tiny(adjoint="unrolled"), teacher=dataclasses.replace(TEACHER, inner_steps=steps))
+        config = dataclasses.replace(
+            tiny(adjoint="unrolled"), teacher=dataclasses.replace(TEACHER, inner_steps=steps)
+        )
         training = MetaTraining(config, digits)
         sizes[steps] = estimated_bytes(config, digits, training.teacher)
         assert sizes[steps].keys() == {"adjoint", "teacher"}
@@ -212,7 +247,8 @@ def test_the_memory_of_an_outer_step_is_estimated(digits: Dataset) -> None:
 
 def test_it_learns(digits: Dataset) -> None:
     config = dataclasses.replace(
-        tiny(outer_steps=80, lr=0.02, valid_every=0, real_batch=128), learner=dataclasses.replace(LEARNER, channels=(8,))
+        tiny(outer_steps=80, lr=0.02, valid_every=0, real_batch=128),
+        learner=dataclasses.replace(LEARNER, channels=(8,)),
     )
     training = MetaTraining(config, digits)
     before = training.validate()
@@ -228,10 +264,14 @@ def test_a_run_without_validations_ends_with_the_last_teacher(digits: Dataset, t
     curriculum = training.result()
     assert curriculum.x.equal(training.teacher.images().detach())
     assert curriculum.provenance["outer_steps_taken"] == 6
-    assert ["valid_accuracy" in record for record in read_metrics(tmp_path / "metrics.jsonl")] == [False] * 5 + [True]
+    assert ["valid_accuracy" in record for record in read_metrics(tmp_path / "metrics.jsonl")] == [
+        False
+    ] * 5 + [True]
 
 
-def test_the_teacher_that_is_best_on_validation_data_is_kept(digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_teacher_that_is_best_on_validation_data_is_kept(
+    digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[Tensor] = []
     scores = iter([0.3, 0.7, 0.7, 0.5])
 
@@ -242,7 +282,10 @@ def test_the_teacher_that_is_best_on_validation_data_is_kept(digits: Dataset, tm
     monkeypatch.setattr(loop, "taught_curves", taught_curves)
     training = MetaTraining(tiny(outer_steps=8), digits)
     training.run(tmp_path)
-    assert vars(training.progress).items() >= {"best_step": 4, "best_accuracy": pytest.approx(0.7), "step": 8}.items()
+    assert (
+        vars(training.progress).items()
+        >= {"best_step": 4, "best_accuracy": pytest.approx(0.7), "step": 8}.items()
+    )
     now = training.teacher.images()
     best = training.result()
     assert best.x.equal(seen[1])
@@ -264,27 +307,36 @@ def test_the_schedule_is_a_cosine_from_lr_to_its_last_fraction(digits: Dataset) 
     for _ in range(4):
         used.append((training.outer_step().outer_lr, training.adam.param_groups[0]["lr"]))
     assert [a for a, _ in used] == [b for _, b in used]
-    assert [a for a, _ in used] == pytest.approx([0.02 + 0.04 * (1 + math.cos(math.pi * i / 4)) for i in range(4)])
+    assert [a for a, _ in used] == pytest.approx(
+        [0.02 + 0.04 * (1 + math.cos(math.pi * i / 4)) for i in range(4)]
+    )
 
 
 def test_clipping_scales_the_meta_gradient(digits: Dataset) -> None:
-    whole, clipped = MetaTraining(tiny(clip_norm=0.0), digits), MetaTraining(tiny(clip_norm=0.01), digits)
+    whole = MetaTraining(tiny(clip_norm=0.0), digits)
+    clipped = MetaTraining(tiny(clip_norm=0.01), digits)
     norm = whole.outer_step().grad_norm
     assert clipped.outer_step().grad_norm == norm > 0.02
     for a, b in zip(whole.teacher.parameters(), clipped.teacher.parameters(), strict=True):
         torch.testing.assert_close(b.grad, a.grad * (0.01 / norm), rtol=1e-4, atol=1e-9)
 
 
-def test_meta_training_evaluation_and_validation_share_no_seed(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_meta_training_evaluation_and_validation_share_no_seed(
+    digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
     used: list[int] = []
     init = Learner.init
-    monkeypatch.setattr(Learner, "init", lambda self, seed, **kwargs: used.append(seed) or init(self, seed, **kwargs))
+    monkeypatch.setattr(
+        Learner, "init", lambda self, seed, **kwargs: used.append(seed) or init(self, seed, **kwargs)
+    )
     training = MetaTraining(TINY, digits)
     for _ in range(6):
         training.outer_step()
     training.validate()
     assert used == [seed_for(0, Purpose.LEARNER, i) for i in range(6)] + [seed_for(0, Purpose.VALIDATION, 0)]
-    assert not set(used) & {seed_for(0, purpose, i) for purpose in (Purpose.TEST, Purpose.TUNING) for i in range(1000)}
+    assert not set(used) & {
+        seed_for(0, purpose, i) for purpose in (Purpose.TEST, Purpose.TUNING) for i in range(1000)
+    }
 
 
 # ---- what is not finite ----
@@ -292,7 +344,8 @@ def test_meta_training_evaluation_and_validation_share_no_seed(digits: Dataset, 
 
 def poisoned(monkeypatch: pytest.MonkeyPatch, steps: set[int], what: str) -> None:
     """The meta-loss, or only its gradient, is infinite in these outer steps (counted from 1)."""
-    calls, whole = itertools.count(1), meta_gradient.meta_loss
+    calls = itertools.count(1)
+    whole = meta_gradient.meta_loss
 
     def meta_loss(*args: Any) -> Tensor:
         loss = whole(*args)
@@ -305,7 +358,9 @@ def poisoned(monkeypatch: pytest.MonkeyPatch, steps: set[int], what: str) -> Non
 
 
 @pytest.mark.parametrize("what", ["loss", "gradient"])
-def test_what_is_not_finite_is_skipped_and_counted(digits: Dataset, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+def test_what_is_not_finite_is_skipped_and_counted(
+    digits: Dataset, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
     poisoned(monkeypatch, {2, 3, 5}, what)
     training = MetaTraining(tiny(max_skipped=3), digits)
     states = [training._snapshot()]
@@ -318,10 +373,15 @@ def test_what_is_not_finite_is_skipped_and_counted(digits: Dataset, monkeypatch:
     assert vars(training.progress).items() >= {"step": 6, "skipped": 3, "skipped_in_a_row": 0}.items()
 
 
-def test_many_in_a_row_stop_the_run_with_advice_and_a_checkpoint(digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_in_a_row_stop_the_run_with_advice_and_a_checkpoint(
+    digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     poisoned(monkeypatch, {3, 4, 5}, "loss")
     training = MetaTraining(tiny(max_skipped=3, checkpoint_every=100), digits)
-    with pytest.raises(MetaTrainingDiverged, match=r"3 meta-gradients in a row were not finite \(outer step 5\): lower meta.lr") as caught:
+    with pytest.raises(
+        MetaTrainingDiverged,
+        match=r"3 meta-gradients in a row were not finite \(outer step 5\): lower meta.lr",
+    ) as caught:
         training.run(tmp_path)
     assert "\n" not in str(caught.value)
     assert [r["skipped"] for r in read_metrics(tmp_path / "metrics.jsonl")] == [0, 0, 1, 2, 3]
@@ -337,7 +397,10 @@ def test_an_overflow_of_the_reversible_adjoint_is_skipped_too(digits: Dataset) -
     config = tiny(adjoint="reversible")
     learner = dataclasses.replace(LEARNER, norm="none", weight_norm=False)
     training = MetaTraining(
-        dataclasses.replace(config, learner=learner, teacher=dataclasses.replace(TEACHER, lr=9.9, inner_steps=12)), digits
+        dataclasses.replace(
+            config, learner=learner, teacher=dataclasses.replace(TEACHER, lr=9.9, inner_steps=12)
+        ),
+        digits,
     )
     record = training.outer_step()
     assert math.isnan(record.meta_loss)
@@ -354,22 +417,30 @@ def trained(digits: Dataset, tmp_path: Path) -> MetaTraining:
     return training
 
 
-def test_a_checkpoint_holds_everything_and_no_pickle(digits: Dataset, trained: MetaTraining, tmp_path: Path) -> None:
+def test_a_checkpoint_holds_everything_and_no_pickle(
+    digits: Dataset, trained: MetaTraining, tmp_path: Path
+) -> None:
     again = MetaTraining(TINY, digits)
     again.load_checkpoint(tmp_path)
     assert again.progress == trained.progress
     for ours, theirs in ((again._snapshot(), trained._snapshot()), (again.best, trained.best)):
         assert ours.keys() == theirs.keys()
         assert all(ours[k].equal(theirs[k]) for k in ours)
-    assert again.outer_step() == trained.outer_step()  # one step beyond the end: Adam's moments are the same too
-    assert all(a.equal(b) for a, b in zip(again._snapshot().values(), trained._snapshot().values(), strict=True))
+    # one step beyond the end: Adam's moments are the same too
+    assert again.outer_step() == trained.outer_step()
+    assert all(
+        a.equal(b) for a, b in zip(again._snapshot().values(), trained._snapshot().values(), strict=True)
+    )
     trained.result().save(tmp_path / "curriculum.safetensors")
     assert load_curriculum(tmp_path).x.equal(again.result().x)
 
 
 def test_other_settings_are_refused_by_name(digits: Dataset, trained: MetaTraining, tmp_path: Path) -> None:
     other = dataclasses.replace(tiny(lr=0.5), seed=1)
-    with pytest.raises(ValueError, match=r"made with other settings \(seed: 0 -> 1; meta.lr: 0.01 -> 0.5\); go on with the same") as caught:
+    with pytest.raises(
+        ValueError,
+        match=r"made with other settings \(seed: 0 -> 1; meta.lr: 0.01 -> 0.5\); go on with the same",
+    ) as caught:
         MetaTraining(other, digits).load_checkpoint(tmp_path)
     assert "\n" not in str(caught.value)
 
@@ -396,9 +467,13 @@ def rewritten(content: bytes, **changed: Any) -> bytes:
     ],
     ids=["empty", "torn", "garbage", "torn JSON", "no settings", "a list", "no metadata"],
 )
-def test_a_damaged_checkpoint_is_one_sentence(digits: Dataset, trained: MetaTraining, tmp_path: Path, damage: Any) -> None:
+def test_a_damaged_checkpoint_is_one_sentence(
+    digits: Dataset, trained: MetaTraining, tmp_path: Path, damage: Any
+) -> None:
     path = tmp_path / "checkpoint.safetensors"
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(ValueError, match=f"{path} is not a readable checkpoint .*; start afresh with --overwrite") as caught:
+    with pytest.raises(
+        ValueError, match=f"{path} is not a readable checkpoint .*; start afresh with --overwrite"
+    ) as caught:
         MetaTraining(TINY, digits).load_checkpoint(tmp_path)
     assert "\n" not in str(caught.value)

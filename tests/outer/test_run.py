@@ -93,7 +93,9 @@ def test_a_folder_with_a_run_is_refused(digits: Dataset, whole: tuple[Path, dict
     before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
     with pytest.raises(ValueError, match=f"^{folder} already holds a run"):
         minigtn.train(TINY, digits, folder)
-    with pytest.raises(ValueError, match=r"was made with other settings \(seed: 0 -> 4\); go on with the same"):
+    with pytest.raises(
+        ValueError, match=r"was made with other settings \(seed: 0 -> 4\); go on with the same"
+    ):
         minigtn.train(dataclasses.replace(TINY, seed=4), digits, folder, resume=True)
     with pytest.raises(ValueError, match="give one of them"):
         minigtn.train(TINY, digits, folder, resume=True, overwrite=True)

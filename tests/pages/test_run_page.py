@@ -20,7 +20,9 @@ from minigtn.pages import figures, run_page
 from minigtn.runs.settings import to_dict
 from minigtn.teaching.curriculum import PIXEL_RANGE, Curriculum, load_curriculum
 
-T, B, K = 4, 5, 3
+T = 4
+B = 5
+K = 3
 NAMES = ("<b>cat</b>", "dog & co", '"frog"')
 
 
@@ -28,12 +30,24 @@ def curriculum(C: int = 1, S: int = 8, T: int = T, B: int = B, names: tuple[str,
     rng = torch.Generator().manual_seed(0)
     x = 4 * torch.rand(T, B, C, S, S, generator=rng) - 2
     y = torch.nn.functional.one_hot(torch.arange(B).remainder(len(names)).expand(T, B), len(names)).float()
-    return Curriculum(x, y, torch.linspace(0.1, 0.4, T), torch.linspace(0.5, 0.9, T), names, (0.4,) * C, (0.3,) * C, {})
+    return Curriculum(
+        x, y, torch.linspace(0.1, 0.4, T), torch.linspace(0.5, 0.9, T), names, (0.4,) * C, (0.3,) * C, {}
+    )
 
 
 def result() -> dict[str, Any]:
-    arm = {"lr": 0.2, "momentum": 0.5, "at_edge_of_grid": False, "tuned_on": "validation", "tuning_images": 2000}
-    arm["tuning"] = [{"lr": lr, "momentum": m, "valid_accuracy": 0.61234 + lr * m} for lr in (0.02, 0.2) for m in (0.0, 0.5)]
+    arm = {
+        "lr": 0.2,
+        "momentum": 0.5,
+        "at_edge_of_grid": False,
+        "tuned_on": "validation",
+        "tuning_images": 2000,
+    }
+    arm["tuning"] = [
+        {"lr": lr, "momentum": m, "valid_accuracy": 0.61234 + lr * m}
+        for lr in (0.02, 0.2)
+        for m in (0.0, 0.5)
+    ]
     return {
         "inner_steps": T,
         "batch_size": B,
@@ -65,16 +79,33 @@ def with_longer(match: int | None, steps: tuple[int, ...] = (1, 2, 4, 8, 16)) ->
 
 def records(n: int = 30, skipped: int = 0) -> list[dict[str, Any]]:
     lines: list[dict[str, Any]] = [
-        {"step": i, "meta_loss": 2 / i, "grad_norm": 1.0, "outer_lr": 0.01, "skipped": skipped, "seconds": 2.0 * i} for i in range(1, n + 1)
+        {
+            "step": i,
+            "meta_loss": 2 / i,
+            "grad_norm": 1.0,
+            "outer_lr": 0.01,
+            "skipped": skipped,
+            "seconds": 2.0 * i,
+        }
+        for i in range(1, n + 1)
     ]
     for line in lines[9::10]:
         line["valid_accuracy"] = 0.5 + line["step"] / 100
     return lines
 
 
-def make_run(folder: Path, metrics: list[dict[str, Any]] | None = None, taught: Curriculum | None = None, judged: Any = None) -> Path:
+def make_run(
+    folder: Path,
+    metrics: list[dict[str, Any]] | None = None,
+    taught: Curriculum | None = None,
+    judged: Any = None,
+) -> Path:
     folder.mkdir()
-    environment = {"commit": "0123456789ab", "versions": {"python": "3.11.1", "torch": "2.13.0"}, "device": "CPU, one thread"}
+    environment = {
+        "commit": "0123456789ab",
+        "versions": {"python": "3.11.1", "torch": "2.13.0"},
+        "device": "CPU, one thread",
+    }
     config = json.loads(json.dumps(to_dict(RunConfig())))
     (folder / "config.json").write_text(json.dumps({"config": config, **environment}))
     if metrics is not None:
@@ -94,7 +125,9 @@ def text_of(page: Path) -> str:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return run_page.write(make_run(tmp_path_factory.mktemp("runs") / "demo", records(), curriculum(), result()))
+    return run_page.write(
+        make_run(tmp_path_factory.mktemp("runs") / "demo", records(), curriculum(), result())
+    )
 
 
 def test_finished_run_shows_the_numbers_of_its_result(finished: Path) -> None:
@@ -103,7 +136,10 @@ def test_finished_run_shows_the_numbers_of_its_result(finished: Path) -> None:
     for shown in ("91.2% ± 1.1%", "80.5% ± 2.2%", "+10.8 points", "n = 7", "after 4 inner steps of 5 images"):
         assert shown in text
     assert "reach the 80.5% at which real data end within 2 of 4 steps" in text
-    assert "Time of one learner for its 4 steps: 0.043 s on the curriculum, 1.2 s on real data, medians of 5 runs (CPU, one thread)" in text
+    assert (
+        "Time of one learner for its 4 steps: 0.043 s on the curriculum, 1.2 s on real data, medians of 5 "
+        "runs (CPU, one thread)" in text
+    )
     assert "a learning rate from 0.1 to 0.4 and a momentum from 0.5 to 0.9" in text
     assert "best at outer step 30 (80.0%), and that teacher is the result" in text
     assert "learning rate 0.2 and momentum 0.5, by validation accuracy (2,000 images)" in text
@@ -161,7 +197,9 @@ def test_unfinished_run_says_what_is_missing(tmp_path: Path) -> None:
         file.write('{"step": 26, "meta_l')  # torn by a kill
     html = run_page.write(run).read_text()
     text = text_of(run / "report.html")
-    assert "not finished: 25 of 2,000 outer steps are done; it has no curriculum, no test accuracy yet" in text
+    assert (
+        "not finished: 25 of 2,000 outer steps are done; it has no curriculum, no test accuracy yet" in text
+    )
     assert "--resume" in text
     assert "best at outer step 20 (70.0%)." in text  # but no result yet
     assert html.count("<picture>") == 1
@@ -185,7 +223,11 @@ def test_minimal_run_is_its_settings(tmp_path: Path) -> None:
 def test_warnings_of_a_run_are_shown(tmp_path: Path) -> None:
     judged = result()
     judged["real_arm"] |= {"lr": 0.02, "momentum": 0.0, "at_edge_of_grid": True}
-    judged |= {"gtn_accuracy": 0.7, "gtn_curve": {"mean": [0.1, 0.2, 0.7], "std": [0.0] * 3}, "device": "another machine"}
+    judged |= {
+        "gtn_accuracy": 0.7,
+        "gtn_curve": {"mean": [0.1, 0.2, 0.7], "std": [0.0] * 3},
+        "device": "another machine",
+    }
     metrics = records(3, skipped=2)
     metrics[1]["meta_loss"] = None
     text = text_of(run_page.write(make_run(tmp_path / "run", metrics, curriculum(), judged)))
@@ -203,13 +245,17 @@ def test_results_of_older_versions_are_drawn_and_say_what_is_missing(tmp_path: P
     del judged["real_arm"]["tuning_images"]
     judged |= {f"{arm}_curve": {"mean": [0.2, 0.5, 0.8, 0.9], "std": [0.1] * 4} for arm in ("gtn", "real")}
     text = text_of(run_page.write(make_run(tmp_path / "run", records(), curriculum(), judged)))
-    assert "older than the measurement of how long the training of one learner takes; minigtn evaluate takes it" in text
+    assert (
+        "older than the measurement of how long the training of one learner takes; minigtn evaluate takes it"
+        in text
+    )
     assert "end within 4 of 4 steps" in text
     assert "training one learner" not in text
 
 
 def test_a_run_with_no_finite_meta_loss_is_drawn(tmp_path: Path) -> None:
-    metrics = [{**record, "meta_loss": None} for record in records(3)]  # null stands for NaN, which JSON does not have
+    # null stands for NaN, which JSON does not have
+    metrics = [{**record, "meta_loss": None} for record in records(3)]
     assert "No meta-loss was finite" in text_of(run_page.write(make_run(tmp_path / "run", metrics)))
 
 
@@ -246,7 +292,9 @@ def test_contact_sheet_holds_the_first_image_of_each_class_in_pixels() -> None:
     assert sheet.shape == (2 * 9, 2 * 9, 4)
     real = c.x[3, 2].double().numpy() * 0.3 + 0.4  # step 3, class 2, which comes third in the batch
     cell = sheet[9:17, 9:17]
-    np.testing.assert_array_equal(cell[..., :3], (real.clip(0, 1) * 255).round().transpose(1, 2, 0).astype(np.uint8))
+    np.testing.assert_array_equal(
+        cell[..., :3], (real.clip(0, 1) * 255).round().transpose(1, 2, 0).astype(np.uint8)
+    )
     assert (cell[..., 3] == 255).all()
     assert (sheet[8, :, 3] == 0).all()  # gaps
     assert (sheet[:, 17, 3] == 0).all()
@@ -273,7 +321,8 @@ def test_exported_safetensors_come_back(tmp_path: Path) -> None:
     assert torch.equal(exact.x, c.x)
     run_page.export(c, tmp_path / "small.safetensors", "uint8")
     small = load_curriculum(tmp_path / "small.safetensors")
-    half_a_level = (PIXEL_RANGE[1] - PIXEL_RANGE[0]) / 255 / 2  # rounding to the nearest of 256 levels over 4 standardized units
+    # rounding to the nearest of 256 levels over 4 standardized units
+    half_a_level = (PIXEL_RANGE[1] - PIXEL_RANGE[0]) / 255 / 2
     assert (small.x - c.x).abs().max() <= half_a_level + 1e-6
     for part in ("y", "lr", "momentum"):
         assert torch.equal(getattr(small, part), getattr(c, part))
@@ -303,7 +352,9 @@ def test_exported_png_is_the_contact_sheet_of_everything(tmp_path: Path) -> None
     run_page.export(c, tmp_path / "c.PNG", "float32")
     image = imread(tmp_path / "c.PNG", format="png")
     assert image.shape == (K * 9 * 5, T * 9 * 5, 4)  # 8 pixels and a gap, enlarged to cells of at least 40
-    np.testing.assert_array_equal((image[::5, ::5] * 255).round(), run_page.contact_sheet(c, range(T), range(K)))
+    np.testing.assert_array_equal(
+        (image[::5, ::5] * 255).round(), run_page.contact_sheet(c, range(T), range(K))
+    )
 
 
 @pytest.mark.parametrize("name", ["c.pkl", "c", "c.npz.zip"])
@@ -315,7 +366,10 @@ def test_unknown_endings_are_refused_with_the_known_ones(tmp_path: Path, name: s
 
 def test_importing_the_module_does_not_import_matplotlib() -> None:
     code = "import sys, minigtn.pages.run_page; sys.exit('matplotlib' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False, cwd=Path(__file__).parents[2]).returncode == 0
+    assert (
+        subprocess.run([sys.executable, "-c", code], check=False, cwd=Path(__file__).parents[2]).returncode
+        == 0
+    )
 
 
 # ---- numbers behind the drawings ----
@@ -329,22 +383,37 @@ def test_smoothing_is_a_mean_of_the_finite_neighbours() -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "shown"), [(0.01234, "0.012"), (1.26, "1.3"), (12.6, "13"), (640, "640"), (4096, "4,096"), (16384, "16k"), (9.96, "10")]
+    ("number", "shown"),
+    [
+        (0.01234, "0.012"),
+        (1.26, "1.3"),
+        (12.6, "13"),
+        (640, "640"),
+        (4096, "4,096"),
+        (16384, "16k"),
+        (9.96, "10"),
+    ],
 )
 def test_short_numbers(number: float, shown: str) -> None:
     assert run_page._short(number) == shown
 
 
-def drawn_accuracy(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[list[figures.Panel], dict[int, str]]:
+def drawn_accuracy(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[list[figures.Panel], dict[int, str]]:
     """What the figure of steps, images and seconds is drawn from."""
     calls = []
     monkeypatch.setattr(run_page, "svg", lambda *args: calls.append(args) or b"")
     run_page.write(folder)
-    (found,) = {id(args[0]): (args[0], args[3]) for args in calls if args[1] == "inner step / images / seconds"}.values()
+    (found,) = {
+        id(args[0]): (args[0], args[3]) for args in calls if args[1] == "inner step / images / seconds"
+    }.values()
     return found
 
 
-def test_the_accuracy_is_drawn_in_steps_images_and_seconds(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_accuracy_is_drawn_in_steps_images_and_seconds(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = finished.read_bytes()
     (panel,), ticks = drawn_accuracy(finished.parent, monkeypatch)
     finished.write_bytes(before)
@@ -360,18 +429,30 @@ def test_real_data_for_more_steps_are_a_third_line_and_a_sentence(
 ) -> None:
     run = make_run(tmp_path / "run", records(), curriculum(), with_longer(match))
     text = text_of(run_page.write(run))
-    assert f"Tuned for 16 steps (learning rate 0.02, momentum 0.9), real data {says} the 91.2% that the curriculum gives in 4;" in text
+    assert (
+        f"Tuned for 16 steps (learning rate 0.02, momentum 0.9), real data {says} the 91.2% that the "
+        "curriculum gives in 4;" in text
+    )
     (panel,), ticks = drawn_accuracy(run, monkeypatch)
     longer, real, taught = panel.lines
     assert taught.x.tolist() == real.x.tolist() == [1, 2, 4]
     assert longer.x.tolist() == list(ticks) == [1, 2, 4, 8, 16]
     np.testing.assert_allclose(longer.y, [0, 10, 20, 30, 40])
-    assert (longer.label, longer.colour, longer.dashed, real.dashed) == ("real, 16 steps", "real", True, False)
+    assert (longer.label, longer.colour, longer.dashed, real.dashed) == (
+        "real, 16 steps",
+        "real",
+        True,
+        False,
+    )
     assert ticks[16] == "16\n80\n0.17"
 
 
-@pytest.mark.parametrize(("steps", "expected"), [(100, [1, 2, 4, 8, 16, 32, 100]), (1280, [2, 8, 32, 128, 512, 1280])])
-def test_ticks_of_many_steps_are_far_enough_apart(steps: int, expected: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("steps", "expected"), [(100, [1, 2, 4, 8, 16, 32, 100]), (1280, [2, 8, 32, 128, 512, 1280])]
+)
+def test_ticks_of_many_steps_are_far_enough_apart(
+    steps: int, expected: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     judged = with_longer(None, tuple(reading_steps(steps)))
     _, ticks = drawn_accuracy(make_run(tmp_path / "run", records(), curriculum(), judged), monkeypatch)
     assert list(ticks) == expected
@@ -379,11 +460,15 @@ def test_ticks_of_many_steps_are_far_enough_apart(steps: int, expected: list[int
 
 def test_ticks_are_far_enough_apart_to_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     judged = result() | {"steps": [1, 2, 4, 8, 10], "inner_steps": 10}
-    judged |= {f"{arm}_curve": {"mean": [0.2, 0.5, 0.8, 0.9, 0.9], "std": [0.1] * 5} for arm in ("gtn", "real")}
+    judged |= {
+        f"{arm}_curve": {"mean": [0.2, 0.5, 0.8, 0.9, 0.9], "std": [0.1] * 5} for arm in ("gtn", "real")
+    }
     _, ticks = drawn_accuracy(make_run(tmp_path / "run", records(), curriculum(), judged), monkeypatch)
     assert list(ticks) == [1, 2, 4, 10]
 
 
-@pytest.mark.parametrize(("n", "most", "expected"), [(1, 16, [0]), (3, 16, [0, 1, 2]), (128, 3, [0, 64, 127])])
+@pytest.mark.parametrize(
+    ("n", "most", "expected"), [(1, 16, [0]), (3, 16, [0, 1, 2]), (128, 3, [0, 64, 127])]
+)
 def test_evenly_spaced_choice_keeps_the_ends(n: int, most: int, expected: list[int]) -> None:
     assert run_page._evenly(n, most) == expected

@@ -24,7 +24,9 @@ from tiny import TINY, tiny, train
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="this torch has no gloo")
 ROOT = Path(__file__).parents[2]
-CONFIG = dataclasses.replace(tiny(learners=3, clip_norm=0.0), teacher=dataclasses.replace(TINY.teacher, order="batches"))
+CONFIG = dataclasses.replace(
+    tiny(learners=3, clip_norm=0.0), teacher=dataclasses.replace(TINY.teacher, order="batches")
+)
 
 
 def in_float64() -> Dataset:
@@ -47,7 +49,9 @@ def gradients(team: Workers, path: Path | None) -> dict[str, torch.Tensor]:
 def torchrun(*words: str, folder: Path, n: int = 2) -> subprocess.Popen[str]:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={n}", *words]
-    return subprocess.Popen(command, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    return subprocess.Popen(
+        command, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
 
 
 def test_two_workers_give_the_gradient_of_one_with_the_same_learners(tmp_path: Path) -> None:
@@ -61,7 +65,9 @@ def test_two_workers_give_the_gradient_of_one_with_the_same_learners(tmp_path: P
         for name, gradient in together.items():
             assert gradient.dtype == torch.float64
             torch.testing.assert_close(gradient, alone[name], rtol=1e-9, atol=1e-13)
-    fewer = MetaTraining(dataclasses.replace(CONFIG, meta=dataclasses.replace(CONFIG.meta, learners=2)), in_float64())
+    fewer = MetaTraining(
+        dataclasses.replace(CONFIG, meta=dataclasses.replace(CONFIG.meta, learners=2)), in_float64()
+    )
     fewer.outer_step()
     fewer.outer_step()
     assert not torch.allclose(fewer.teacher.lr_raw.grad, alone["lr_raw"], rtol=1e-3)  # a learner less is seen
@@ -76,8 +82,14 @@ def test_a_lost_worker_stops_the_run_and_resume_goes_on(tmp_path: Path) -> None:
     while len(read_metrics(metrics)) < 5 and time.monotonic() < deadline:
         time.sleep(0.05)
     assert len(read_metrics(metrics)) >= 5
-    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
-    victim = next(pid for pid in map(int, children) if b"RANK=1" in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"))
+    children = subprocess.run(
+        ["pgrep", "-P", str(process.pid)], capture_output=True, text=True
+    ).stdout.split()
+    victim = next(
+        pid
+        for pid in map(int, children)
+        if b"RANK=1" in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    )
     os.kill(victim, signal.SIGKILL)
     printed, _ = process.communicate(timeout=400)
     assert process.returncode != 0
@@ -103,7 +115,9 @@ def test_a_run_of_two_workers_is_written_once(tmp_path: Path) -> None:
 
 
 def test_more_workers_than_learners_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"3 workers share the meta.learners = 2 of an outer step; give at least as many"):
+    with pytest.raises(
+        ValueError, match=r"3 workers share the meta.learners = 2 of an outer step; give at least as many"
+    ):
         MetaTraining(tiny(learners=2), data.load("digits"), Workers(0, 3))
 
 

@@ -26,7 +26,9 @@ from minigtn.runs.files import (
 )
 
 
-def test_a_write_that_is_cut_short_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_write_that_is_cut_short_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "new folder" / "file"
     write_atomically(path, "old")
 
@@ -59,7 +61,10 @@ def test_json_that_is_no_json_is_refused(tmp_path: Path) -> None:
 def test_a_folder_that_is_no_run_is_named(folder: str, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "a file").touch()
-    with pytest.raises(FileNotFoundError, match=f"{folder} holds no config.json; give the folder of a run made by minigtn train"):
+    with pytest.raises(
+        FileNotFoundError,
+        match=f"{folder} holds no config.json; give the folder of a run made by minigtn train",
+    ):
         read_json(tmp_path / folder / "config.json")
 
 
@@ -77,7 +82,11 @@ def test_metrics_go_on_after_the_last_checkpoint(tmp_path: Path) -> None:
     metrics = Metrics(path, 2)
     metrics.write({"step": 3, "loss": math.inf})
     metrics.close()
-    assert read_metrics(path) == [{"step": 1, "loss": 1 / 3}, {"step": 2, "loss": 2 / 3}, {"step": 3, "loss": None}]
+    assert read_metrics(path) == [
+        {"step": 1, "loss": 1 / 3},
+        {"step": 2, "loss": 2 / 3},
+        {"step": 3, "loss": None},
+    ]
     Metrics(path, 0).close()
     assert path.read_text() == ""
 
@@ -114,7 +123,9 @@ def test_the_environment_says_what_a_figure_rests_on(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.parametrize("size", [10, 1000, 5000])
-def test_tensors_survive_in_parts_below_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+def test_tensors_survive_in_parts_below_the_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
     monkeypatch.setattr(files, "PART_BYTES", 4096)
     tensors = {
         "a": torch.randn(size),
@@ -129,7 +140,10 @@ def test_tensors_survive_in_parts_below_the_limit(tmp_path: Path, monkeypatch: p
         found, about = load_tensors(path)
         assert about["progress"] == {"step": stamp}
         assert found.keys() == tensors.keys()
-        assert all(found[name].equal(tensor) and found[name].dtype == tensor.dtype for name, tensor in tensors.items())
+        assert all(
+            found[name].equal(tensor) and found[name].dtype == tensor.dtype
+            for name, tensor in tensors.items()
+        )
         parts = sorted(tmp_path.iterdir())
         assert max(part.stat().st_size for part in parts) < 4096 + 2048  # and a header
         assert len(parts) == 1 + len(about["parts"])  # those of the earlier stamp are gone

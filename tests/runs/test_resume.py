@@ -1,7 +1,7 @@
 """A run that is stopped in any way, at any time, and resumed, is the run that was never stopped.
 
-The commands run in processes of their own, forked from a server that has imported the package once: a run then starts in a tenth of a
-second, so that it can be killed often.
+The commands run in processes of their own, forked from a server that has imported the package once: a run
+then starts in a tenth of a second, so that it can be killed often.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from tiny import EVALUATION, tiny, train
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["minigtn.cli", "torch.utils.tensorboard", "sklearn.datasets"])
 CONFIG = dataclasses.replace(
-    tiny(outer_steps=24, checkpoint_every=4, valid_every=5), evaluation=dataclasses.replace(EVALUATION, learners=12)
+    tiny(outer_steps=24, checkpoint_every=4, valid_every=5),
+    evaluation=dataclasses.replace(EVALUATION, learners=12),
 )
 FINISHED = {*RUN_FILES, "tensorboard"}
 
@@ -82,7 +83,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 MOMENTS: dict[str, Callable[[Path], bool]] = {
     "before the first step": lambda folder: (folder / "config.json").exists(),
     "early, before a checkpoint": lambda folder: steps_done(folder) >= 3,
-    "at a checkpoint": lambda folder: (folder / ".checkpoint.safetensors.part").exists() or steps_done(folder) >= 8,
+    "at a checkpoint": lambda folder: (
+        (folder / ".checkpoint.safetensors.part").exists() or steps_done(folder) >= 8
+    ),
     "in the middle": lambda folder: steps_done(folder) >= 14,
     "late": lambda folder: steps_done(folder) >= 23,
     "in the evaluation": lambda folder: (folder / "curriculum.safetensors").exists(),
@@ -104,16 +107,19 @@ def test_killed_again_and_again(whole: Path, tmp_path: Path) -> None:
 
 
 def test_interrupted_in_meta_training(whole: Path, tmp_path: Path) -> None:
-    folder, stopped = tmp_path / "run", 0
+    folder = tmp_path / "run"
+    stopped = 0
     for number in (signal.SIGINT, signal.SIGTERM):
         with command(folder, "--resume") as process:
             wait_for(lambda after=stopped + 2: steps_done(folder) > after, process)
             os.kill(process.pid, number)
             process.join(60)
             assert process.exitcode == 130
-        before, stopped = stopped, steps_done(folder)
+        before = stopped
+        stopped = steps_done(folder)
         assert before + 2 < stopped < 24
-        with safe_open(folder / "checkpoint.safetensors", "pt") as file:  # the step in hand was finished and saved
+        # the step in hand was finished and saved
+        with safe_open(folder / "checkpoint.safetensors", "pt") as file:
             assert json.loads(file.metadata()["about"])["progress"]["step"] == stopped
     finish(folder)
     assert_same_run(folder, whole)

@@ -53,7 +53,9 @@ def test_what_may_change_is_no_difference() -> None:
 
 def test_what_may_change_is_of_the_outermost_settings() -> None:
     """A name inside is another setting."""
-    assert differences({"of": {"trials": 3}}, {"of": {"trials": 9}}, may_change=("trials",)) == ["of.trials: 3 -> 9"]
+    assert differences({"of": {"trials": 3}}, {"of": {"trials": 9}}, may_change=("trials",)) == [
+        "of.trials: 3 -> 9"
+    ]
 
 
 @pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf")])

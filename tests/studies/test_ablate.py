@@ -50,11 +50,17 @@ def test_intervals_are_students() -> None:
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = {"short": {"meta.outer_steps": 2}, "longer": {}, "wild": {"teacher.lr": 9.9, "meta.max_skipped": 1, "learner.norm": "none"}}
+    rows = {
+        "short": {"meta.outer_steps": 2},
+        "longer": {},
+        "wild": {"teacher.lr": 9.9, "meta.max_skipped": 1, "learner.norm": "none"},
+    }
     monkeypatch.setitem(TABLES, "steps", Table("Is longer better?", rows, real_arm=True))
 
 
-def test_a_table_is_made_once_and_goes_on(digits: Dataset, tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_table_is_made_once_and_goes_on(
+    digits: Dataset, tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls = []
     whole = MetaTraining.run
 
@@ -95,14 +101,18 @@ def test_a_table_is_made_once_and_goes_on(digits: Dataset, tmp_path: Path, small
         (["steps"], 1, "an interval needs at least 2 outer seeds, not 1"),
     ],
 )
-def test_bad_input_is_one_sentence(digits: Dataset, tmp_path: Path, tables: list[str], seeds: int, message: str) -> None:
+def test_bad_input_is_one_sentence(
+    digits: Dataset, tmp_path: Path, tables: list[str], seeds: int, message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         ablate.ablate(TINY, digits, tables, seeds, tmp_path)
 
 
 def test_a_folder_of_other_settings_is_refused(digits: Dataset, tmp_path: Path, small: None) -> None:
     ablate.ablate(tiny(outer_steps=1), digits, ["steps"], 2, tmp_path)
-    with pytest.raises(ValueError, match=r"was made with other settings \(seed: 0 -> 1\); go on with the same ones"):
+    with pytest.raises(
+        ValueError, match=r"was made with other settings \(seed: 0 -> 1\); go on with the same ones"
+    ):
         ablate.ablate(dataclasses.replace(tiny(outer_steps=1), seed=1), digits, ["steps"], 2, tmp_path)
 
 

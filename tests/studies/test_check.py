@@ -1,4 +1,5 @@
-"""The tests of the tests: a gradient that is wrong by a thousandth, or in one entry, must not pass any checker."""
+"""The tests of the tests: a gradient that is wrong by a thousandth, or in one entry, must not pass any
+checker."""
 
 import pytest
 import torch
@@ -34,7 +35,10 @@ def test_central_differences(name, what, distort):
     assert difference_from_differences(problem(name, every=3), what, distort(d)) > 10 * DIFFERENCE_TOLERANCE
 
 
-@pytest.mark.parametrize("found", [torch.tensor([1.0, float("nan")]), torch.tensor([1.0, float("inf")]), torch.ones(3), torch.zeros(2)])
+@pytest.mark.parametrize(
+    "found",
+    [torch.tensor([1.0, float("nan")]), torch.tensor([1.0, float("inf")]), torch.ones(3), torch.zeros(2)],
+)
 def test_nonsense_is_different(found):
     assert check.relative_difference(found, torch.tensor([1.0, 2.0])) >= 1
 
@@ -56,8 +60,11 @@ def test_minigtn_check_passes(capsys):
 @pytest.mark.parametrize("distort", DISTORTIONS)
 @pytest.mark.parametrize("method", ADJOINTS)
 def test_minigtn_check_fails_on_a_wrong_gradient(method, distort, capsys):
-    """One adjoint at a time; Unrolled, which the others are held against, is caught by the central differences."""
-    adjoints = {name: ADJOINTS[name] for name in ("Unrolled", method)} | {method: Broken(ADJOINTS[method], distort)}
+    """One adjoint at a time; Unrolled, which the others are held against, is caught by the central
+    differences."""
+    adjoints = {name: ADJOINTS[name] for name in ("Unrolled", method)} | {
+        method: Broken(ADJOINTS[method], distort)
+    }
     assert not check.run("cpu", adjoints, steps=10)
     failures = [line for line in capsys.readouterr().out.splitlines() if "FAIL" in line]
     assert any(line.startswith(method) and " weights " in line for line in failures)

@@ -31,7 +31,10 @@ NAMES = ["base", "lenet"]
 def digits() -> Dataset:
     """A tenth of it."""
     whole = data.load("digits")
-    parts = {name: Split(getattr(whole, name).x[:100], getattr(whole, name).y[:100]) for name in ("train", "valid", "test")}
+    parts = {
+        name: Split(getattr(whole, name).x[:100], getattr(whole, name).y[:100])
+        for name in ("train", "valid", "test")
+    }
     return dataclasses.replace(whole, **parts)
 
 
@@ -41,12 +44,17 @@ def curricula(digits: Dataset) -> dict[str, Curriculum]:
     made = {}
     for i, name in enumerate(("one", "many")):
         x, y = real_batches(digits.train, 3, 16, seed=i)
-        labels, lr = torch.nn.functional.one_hot(y, 10).float(), torch.full((3,), 0.2 + 0.1 * i)
-        made[name] = Curriculum(x, labels, lr, torch.full((3,), 0.5), digits.class_names, digits.mean, digits.std)
+        labels = torch.nn.functional.one_hot(y, 10).float()
+        lr = torch.full((3,), 0.2 + 0.1 * i)
+        made[name] = Curriculum(
+            x, labels, lr, torch.full((3,), 0.5), digits.class_names, digits.mean, digits.std
+        )
     return made
 
 
-def test_the_figures_are_those_of_fresh_learners_on_test_data(digits: Dataset, curricula: dict[str, Curriculum]) -> None:
+def test_the_figures_are_those_of_fresh_learners_on_test_data(
+    digits: Dataset, curricula: dict[str, Curriculum]
+) -> None:
     result = transfer.transfer(CONFIG, digits, curricula, names=NAMES, more=2)
     assert {k: result[k] for k in ("inner_steps", "batch_size", "n_learners", "more_steps")} == {
         "inner_steps": 3, "batch_size": 16, "n_learners": 2, "more_steps": 6,
@@ -59,7 +67,9 @@ def test_the_figures_are_those_of_fresh_learners_on_test_data(digits: Dataset, c
         assert row["weights"] == sum(p.numel() for p in learner.init(0).values())
         for column, curriculum in curricula.items():
             last = taught_curves(learner, curriculum, digits.test, seeds, every=3)[:, -1]
-            assert row["taught"][column] == pytest.approx({"mean": last.mean().item(), "std": last.std().item()})
+            assert row["taught"][column] == pytest.approx(
+                {"mean": last.mean().item(), "std": last.std().item()}
+            )
         for arm, steps in (("real", 3), ("real_more", 6)):
             sizes = row[arm]["lr"], row[arm]["momentum"]
             last = real_curves(learner, digits, digits.test, seeds, steps, 16, *sizes)[:, -1]
@@ -73,7 +83,15 @@ def test_step_sizes_of_the_real_arms_are_tuned_without_test_data(
 ) -> None:
     calls: list[tuple[int, Any]] = []
 
-    def tune(learner: Any, data: Dataset, config: EvaluationConfig, seed: int, steps: int, batch_size: int, grid: Any = None) -> Any:
+    def tune(
+        learner: Any,
+        data: Dataset,
+        config: EvaluationConfig,
+        seed: int,
+        steps: int,
+        batch_size: int,
+        grid: Any = None,
+    ) -> Any:
         calls.append((steps, grid))
         return [{"lr": lr, "momentum": 0.5, "valid_accuracy": 1 - lr} for lr in (0.01, 0.1, 0.3)]
 
@@ -108,7 +126,9 @@ def test_a_stopped_matrix_goes_on_and_is_the_same(
     assert json.loads(path.read_text())["rows"] == whole["rows"]
 
 
-def test_a_file_of_other_settings_is_refused(digits: Dataset, curricula: dict[str, Curriculum], tmp_path: Path) -> None:
+def test_a_file_of_other_settings_is_refused(
+    digits: Dataset, curricula: dict[str, Curriculum], tmp_path: Path
+) -> None:
     path = tmp_path / "transfer.json"
     transfer.transfer(CONFIG, digits, curricula, path, ["dense"], more=1)
     others: list[tuple[RunConfig, dict[str, Curriculum], int]] = [
@@ -133,7 +153,10 @@ def test_what_does_not_fit_is_refused(digits: Dataset, curricula: dict[str, Curr
     with pytest.raises(ValueError, match="given none"):
         transfer.transfer(CONFIG, digits, {})
     large = dataclasses.replace(one, x=torch.zeros(3, 16, 1, 28, 28))
-    with pytest.raises(ValueError, match=r"'one' teaches 10 classes of \(1, 28, 28\) images, but digits has 10 of \(1, 8, 8\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"'one' teaches 10 classes of \(1, 28, 28\) images, but digits has 10 of \(1, 8, 8\)",
+    ):
         transfer.transfer(CONFIG, digits, {"one": large})
     with pytest.raises(ValueError, match=r"no learner resnet; the learners are base, wide"):
         transfer.transfer(CONFIG, digits, curricula, names=["base", "resnet"])
@@ -146,10 +169,26 @@ def test_the_table_shows_all_and_counts_the_claim() -> None:
         return {"mean": mean, "std": 0.0123}
 
     def row(one: float, many: float, real: float, more: float, sampled: bool = True) -> dict[str, Any]:
-        return {"taught": {"one": figure(one), "many": figure(many)}, "real": figure(real), "real_more": figure(more), "sampled": sampled}
+        return {
+            "taught": {"one": figure(one), "many": figure(many)},
+            "real": figure(real),
+            "real_more": figure(more),
+            "sampled": sampled,
+        }
 
-    rows = {"base": row(0.98, 0.97, 0.9, 0.96), "dense": row(0.5, 0.951, 0.96, 0.94), "mixer": row(0.2, 0.96, 0.8, 0.94, sampled=False)}
-    result = {"inner_steps": 3, "batch_size": 16, "n_learners": 7, "more_steps": 30, "good": 0.95, "rows": rows}
+    rows = {
+        "base": row(0.98, 0.97, 0.9, 0.96),
+        "dense": row(0.5, 0.951, 0.96, 0.94),
+        "mixer": row(0.2, 0.96, 0.8, 0.94, sampled=False),
+    }
+    result = {
+        "inner_steps": 3,
+        "batch_size": 16,
+        "n_learners": 7,
+        "more_steps": 30,
+        "good": 0.95,
+        "rows": rows,
+    }
     text = table({**result, "settings": {"curricula": {"one": "", "many": ""}}})
     lines = text.splitlines()
     assert lines[0] == "test accuracy (%) after 3 steps of 16 images, n = 7 fresh learners"

@@ -20,12 +20,26 @@ from minigtn.inner.optimizers import OPTIMIZERS
 from minigtn.teaching import curriculum as module_under_test
 
 
-def make(steps: int = 4, classes: int = 3, dtype: torch.dtype = torch.float32, momentum: tuple[float, ...] | None = None) -> Curriculum:
+def make(
+    steps: int = 4,
+    classes: int = 3,
+    dtype: torch.dtype = torch.float32,
+    momentum: tuple[float, ...] | None = None,
+) -> Curriculum:
     x = (2 * torch.randn(steps, 6, 2, 4, 5, dtype=dtype)).clamp(-2, 2)
     y = torch.randn(steps, 6, classes, dtype=dtype).softmax(-1)
     mu = torch.tensor(momentum, dtype=dtype) if momentum else torch.linspace(0.2, 0.8, steps, dtype=dtype)
     names = tuple(f"class {k}" for k in range(classes))
-    return Curriculum(x, y, torch.linspace(0.3, 0.05, steps, dtype=dtype), mu, names, (0.25, 0.5), (0.5, 0.125), {"made by": "a test"})
+    return Curriculum(
+        x,
+        y,
+        torch.linspace(0.3, 0.05, steps, dtype=dtype),
+        mu,
+        names,
+        (0.25, 0.5),
+        (0.5, 0.125),
+        {"made by": "a test"},
+    )
 
 
 def parts(curriculum: Curriculum) -> tuple[Tensor, ...]:
@@ -72,7 +86,9 @@ def test_a_uint8_file_is_a_quarter_of_the_size_and_off_by_half_a_step(tmp_path: 
 
 def test_equal_content_is_the_same_file_byte_for_byte_and_holds_no_pickle(tmp_path: Path) -> None:
     curriculum = make()
-    again = dataclasses.replace(curriculum, provenance=dict(reversed({**curriculum.provenance, "a": 1}.items())))
+    again = dataclasses.replace(
+        curriculum, provenance=dict(reversed({**curriculum.provenance, "a": 1}.items()))
+    )
     dataclasses.replace(curriculum, provenance={**curriculum.provenance, "a": 1}).save(tmp_path / "a")
     again.save(tmp_path / "deeper" / "b")
     assert (tmp_path / "a").read_bytes() == (tmp_path / "deeper" / "b").read_bytes()
@@ -88,7 +104,8 @@ def test_a_name_finds_what_comes_with_the_package(tmp_path: Path, monkeypatch: p
     curriculum.save(tmp_path / "some-digits.safetensors")
     assert load_curriculum("some-digits").x.equal(curriculum.x)
     with pytest.raises(
-        FileNotFoundError, match="no curriculum file nothing; give a file, a run's folder, or one of these names: some-digits"
+        FileNotFoundError,
+        match="no curriculum file nothing; give a file, a run's folder, or one of these names: some-digits",
     ):
         load_curriculum("nothing")
 
@@ -99,7 +116,13 @@ def foreign(about: Any, **changed: Tensor | None) -> bytes:
     return module_under_test.save({k: v for k, v in tensors.items() if v is not None}, about)
 
 
-ABOUT = {"format": "minigtn curriculum 1", "class_names": list("abc"), "mean": [0, 0], "std": [1, 1], "provenance": {}}
+ABOUT = {
+    "format": "minigtn curriculum 1",
+    "class_names": list("abc"),
+    "mean": [0, 0],
+    "std": [1, 1],
+    "provenance": {},
+}
 GOOD = {"about": json.dumps(ABOUT)}
 BAD_FILES = {
     "empty": b"",
@@ -131,13 +154,19 @@ def test_bad_files_are_refused_in_one_sentence(kind: str, tmp_path: Path) -> Non
 
 def test_a_missing_file_and_a_folder_without_one_are_refused(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "file"):
-        with pytest.raises(FileNotFoundError, match=f"no curriculum file {path}.*; give a file, a run's folder") as caught:
+        with pytest.raises(
+            FileNotFoundError, match=f"no curriculum file {path}.*; give a file, a run's folder"
+        ) as caught:
             load_curriculum(path)
         assert "\n" not in str(caught.value)
 
 
 def test_other_tensors_in_a_file_do_no_harm(tmp_path: Path) -> None:
-    save_file({**dict(zip(("x", "y", "lr", "momentum"), parts(make()), strict=True)), "extra": torch.ones(1)}, tmp_path / "file", GOOD)
+    save_file(
+        {**dict(zip(("x", "y", "lr", "momentum"), parts(make()), strict=True)), "extra": torch.ones(1)},
+        tmp_path / "file",
+        GOOD,
+    )
     assert load_curriculum(tmp_path / "file").x.shape == (4, 6, 2, 4, 5)
 
 
@@ -163,7 +192,8 @@ def test_unknown_pixels_are_refused(tmp_path: Path) -> None:
 
 
 def test_standardize_brings_images_into_the_curriculums_units() -> None:
-    curriculum, images = make(), torch.rand(5, 2, 3, 3)
+    curriculum = make()
+    images = torch.rand(5, 2, 3, 3)
     expected = torch.stack([(images[:, 0] - 0.25) / 0.5, (images[:, 1] - 0.5) / 0.125], 1)
     torch.testing.assert_close(curriculum.standardize(images), expected)
     levels = torch.randint(0, 256, (5, 2, 3, 3), dtype=torch.uint8)
@@ -179,9 +209,11 @@ def test_standardize_brings_images_into_the_curriculums_units() -> None:
 def test_teach_takes_the_steps_of_the_inner_loop(
     dtype: torch.dtype, tolerance: float, momentum: tuple[float, ...] | None, optimizer: str
 ) -> None:
-    curriculum, module = make(dtype=dtype, momentum=momentum), classifier().to(dtype)
+    curriculum = make(dtype=dtype, momentum=momentum)
+    module = classifier().to(dtype)
     if optimizer != "sgd":
-        curriculum, tolerance = dataclasses.replace(curriculum, optimizer=optimizer, lr=curriculum.lr / 10), 10 * tolerance
+        curriculum = dataclasses.replace(curriculum, optimizer=optimizer, lr=curriculum.lr / 10)
+        tolerance = 10 * tolerance
     start = {name: p.detach().clone() for name, p in module.named_parameters()}
 
     def loss(params: dict[str, Tensor], batch: list[Tensor]) -> Tensor:
@@ -207,7 +239,9 @@ def test_teach_takes_images_in_any_memory_layout() -> None:
 
 
 def test_teach_trains_in_training_mode_and_lets_after_step_look() -> None:
-    module = nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.5), nn.Flatten(), nn.Linear(24, 3)).eval()
+    module = nn.Sequential(
+        nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.5), nn.Flatten(), nn.Linear(24, 3)
+    ).eval()
     frozen = module[0].weight.requires_grad_(False).clone()
     seen = []
 
@@ -225,7 +259,9 @@ def test_teach_trains_in_training_mode_and_lets_after_step_look() -> None:
 
 
 def test_teach_refuses_what_cannot_be_taught() -> None:
-    with pytest.raises(ValueError, match=r"returned \(6, 5\) for a batch whose labels are \(6, 3\) \(batch, classes\)"):
+    with pytest.raises(
+        ValueError, match=r"returned \(6, 5\) for a batch whose labels are \(6, 3\) \(batch, classes\)"
+    ):
         teach(classifier(5), make())
     with pytest.raises(ValueError, match="no parameters that require grad"):
         teach(nn.Flatten(), make())

@@ -20,7 +20,9 @@ def plain(params: Params, inputs: Tensor) -> Tensor:
     """Upsampling, reflection padding and 3x3 convolution one after the other, torch's own gradients."""
 
     def upsampled(name: str, h: Tensor) -> Tensor:
-        return F.conv2d(F.pad(F.interpolate(h, scale_factor=2), (1, 1, 1, 1), mode="reflect"), weight(params, name))
+        return F.conv2d(
+            F.pad(F.interpolate(h, scale_factor=2), (1, 1, 1, 1), mode="reflect"), weight(params, name)
+        )
 
     h = leaky_relu_(normalize(params, "dense1", linear(params, "dense1", inputs), "batch"))
     h = leaky_relu_(normalize(params, "dense2", linear(params, "dense2", h), "batch"))
@@ -30,24 +32,33 @@ def plain(params: Params, inputs: Tensor) -> Tensor:
 
 
 def case(dtype: torch.dtype = torch.float64) -> tuple[Params, Tensor]:
-    """Weights that are not fresh ones, gains so small that the epsilon of batch normalization counts, and inputs for 11 images."""
+    """Weights that are not fresh ones, gains so small that the epsilon of batch normalization counts, and
+    inputs for 11 images."""
     params = init_generator(SHAPE, 6, 9, (5, 4), torch.Generator().manual_seed(1), dtype=dtype)
     params = {name: w + 0.1 * torch.randn_like(w) for name, w in params.items()}
     for name in ("dense1.gain", "dense2.gain", "conv1.gain"):
         params[name] *= 0.01
-    return {name: w.requires_grad_() for name, w in params.items()}, torch.randn(11, 6, dtype=dtype, requires_grad=True)
+    return {name: w.requires_grad_() for name, w in params.items()}, torch.randn(
+        11, 6, dtype=dtype, requires_grad=True
+    )
 
 
 def images_and_gradients(f, params: Params, inputs: Tensor, cotangent: Tensor) -> dict[str, Tensor]:
     images = f(params, inputs)
     names, tensors = zip(*params.items(), ("inputs", inputs), strict=True)
-    return {"images": images.detach(), **dict(zip(names, torch.autograd.grad(images, tensors, cotangent), strict=True))}
+    return {
+        "images": images.detach(),
+        **dict(zip(names, torch.autograd.grad(images, tensors, cotangent), strict=True)),
+    }
 
 
 @BLOCKS
-def test_blocks_give_the_images_and_gradients_of_the_plain_formula(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+def test_blocks_give_the_images_and_gradients_of_the_plain_formula(
+    monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
     monkeypatch.setattr(generator, "BLOCK", block)
-    (params, inputs), cotangent = case(), torch.randn(11, *SHAPE, dtype=torch.float64)
+    (params, inputs) = case()
+    cotangent = torch.randn(11, *SHAPE, dtype=torch.float64)
     found = images_and_gradients(lambda p, x: generate(p, x, SHAPE), params, inputs, cotangent)
     for name, expected in images_and_gradients(plain, params, inputs, cotangent).items():
         assert expected.abs().max() > 1e-6, name
@@ -55,13 +66,22 @@ def test_blocks_give_the_images_and_gradients_of_the_plain_formula(monkeypatch: 
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def test_float32_in_any_memory_format_repeats_bit_for_bit(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
+def test_float32_in_any_memory_format_repeats_bit_for_bit(
+    monkeypatch: pytest.MonkeyPatch, device: str
+) -> None:
     monkeypatch.setattr(generator, "BLOCK", 4)
-    (params, inputs), cotangent = case(torch.float32), torch.randn(11, *SHAPE)
-    expected = images_and_gradients(plain, {k: w.double() for k, w in params.items()}, inputs.double(), cotangent.double())
-    params, inputs = {k: w.detach().to(device).requires_grad_() for k, w in params.items()}, inputs.detach().to(device).requires_grad_()
+    (params, inputs) = case(torch.float32)
+    cotangent = torch.randn(11, *SHAPE)
+    expected = images_and_gradients(
+        plain, {k: w.double() for k, w in params.items()}, inputs.double(), cotangent.double()
+    )
+    params = {k: w.detach().to(device).requires_grad_() for k, w in params.items()}
+    inputs = inputs.detach().to(device).requires_grad_()
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
-        runs = [images_and_gradients(lambda p, x: generate(p, x, SHAPE), params, inputs, cotangent.to(device)) for _ in range(2)]
+        runs = [
+            images_and_gradients(lambda p, x: generate(p, x, SHAPE), params, inputs, cotangent.to(device))
+            for _ in range(2)
+        ]
     for name, d in runs[0].items():
         assert d.equal(runs[1][name]), name
         assert relative_difference(d.double().cpu(), expected[name]) < 1e-4, name

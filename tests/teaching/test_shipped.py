@@ -15,15 +15,31 @@ def network(channels: int, side: int) -> nn.Module:
     """Plain PyTorch, close to the learners of the presets."""
     norm = {"momentum": None, "track_running_stats": False}
     return nn.Sequential(
-        *(nn.Conv2d(channels, 16, 3, padding=1), nn.AvgPool2d(2), nn.BatchNorm2d(16, **norm), nn.LeakyReLU(0.1)),
+        *(
+            nn.Conv2d(channels, 16, 3, padding=1),
+            nn.AvgPool2d(2),
+            nn.BatchNorm2d(16, **norm),
+            nn.LeakyReLU(0.1),
+        ),
         *(nn.Conv2d(16, 32, 3, padding=1), nn.AvgPool2d(2), nn.BatchNorm2d(32, **norm), nn.LeakyReLU(0.1)),
-        *(nn.Flatten(), nn.Linear(32 * (side // 4) ** 2, 64), nn.BatchNorm1d(64, **norm), nn.LeakyReLU(0.1), nn.Linear(64, 10)),
+        *(
+            nn.Flatten(),
+            nn.Linear(32 * (side // 4) ** 2, 64),
+            nn.BatchNorm1d(64, **norm),
+            nn.LeakyReLU(0.1),
+            nn.Linear(64, 10),
+        ),
     )
 
 
 @pytest.mark.parametrize(
     ("name", "dataset", "least"),
-    [("digits-10", "digits", 0.85), ("mnist-16", "mnist", 0.9), ("mnist-32", "mnist", 0.92), ("cifar10-16", "cifar10", 0.25)],
+    [
+        ("digits-10", "digits", 0.85),
+        ("mnist-16", "mnist", 0.9),
+        ("mnist-32", "mnist", 0.92),
+        ("cifar10-16", "cifar10", 0.25),
+    ],
 )
 def test_a_torch_model_learns_from_it(name: str, dataset: str, least: float) -> None:
     if dataset != "digits" and not os.environ.get("MINIGTN_DATA"):
@@ -40,6 +56,8 @@ def test_a_torch_model_learns_from_it(name: str, dataset: str, least: float) -> 
         untaught = (net(real.valid.x[:1000]).argmax(1) == real.valid.y[:1000]).float().mean()
         teach(net, curriculum)
         with torch.no_grad():
-            accuracies.append((net(real.valid.x[:1000]).argmax(1) == real.valid.y[:1000]).float().mean().item())
+            accuracies.append(
+                (net(real.valid.x[:1000]).argmax(1) == real.valid.y[:1000]).float().mean().item()
+            )
         assert untaught < 0.4
     assert sum(accuracies) / 3 > least, accuracies

@@ -14,7 +14,11 @@ from tiny import TEACHER
 
 
 def make(
-    seed: int = 0, shape: tuple[int, int, int] = (1, 8, 8), classes: int = 10, dtype: torch.dtype = torch.float32, **settings
+    seed: int = 0,
+    shape: tuple[int, int, int] = (1, 8, 8),
+    classes: int = 10,
+    dtype: torch.dtype = torch.float32,
+    **settings,
 ) -> Teacher:
     return Teacher(dataclasses.replace(TEACHER, **settings), shape, classes, seed, dtype)
 
@@ -68,7 +72,13 @@ def test_the_gradient_reaches_every_parameter() -> None:
     (x * torch.randn_like(x)).sum().add(lr.sum() + momentum.sum()).backward()
     norms = {name: p.grad.norm().item() for name, p in teacher.named_parameters()}
     assert [name for name, norm in norms.items() if not 0 < norm < math.inf] == []
-    assert {"z", "lr_raw", "momentum_raw", "generator.dense1-direction", "generator.conv2-bias"} <= norms.keys()
+    assert {
+        "z",
+        "lr_raw",
+        "momentum_raw",
+        "generator.dense1-direction",
+        "generator.conv2-bias",
+    } <= norms.keys()
 
 
 def test_one_generator_call_normalizes_over_the_whole_curriculum() -> None:
@@ -80,7 +90,9 @@ def test_one_generator_call_normalizes_over_the_whole_curriculum() -> None:
 
 
 def test_the_state_holds_the_parameters_and_follows_from_the_seed() -> None:
-    first, again, other = make(1), make(1), make(2)
+    first = make(1)
+    again = make(1)
+    other = make(2)
     assert first.state_dict().keys() == {name for name, _ in first.named_parameters()}
     assert first.images().equal(again.images())
     assert not first.images().equal(other.images())
@@ -100,7 +112,10 @@ def test_the_state_holds_the_parameters_and_follows_from_the_seed() -> None:
         ({"lr": float("nan")}, "lr must lie inside"),
         ({"momentum": 0.0}, r"momentum must lie inside \(0, 0.99\), not 0.0"),
         ({"momentum": 0.99}, "momentum must lie inside"),
-        ({"images": "pixels", "z": "random"}, "z='random' is the input of a generator, and images='pixels' has none"),
+        (
+            {"images": "pixels", "z": "random"},
+            "z='random' is the input of a generator, and images='pixels' has none",
+        ),
         ({"images": "real", "order": "all"}, "real images are drawn anew for every learner"),
         ({"images": "real", "labels": "learned"}, "leave order and labels at 'fixed'"),
         ({"images": "real", "learn_step_sizes": False}, "leave nothing to learn"),
@@ -138,7 +153,12 @@ def test_every_variant_teaches_and_learns(name: str) -> None:
     norms = {key: p.grad.norm().item() for key, p in teacher.named_parameters()}
     assert [key for key, norm in norms.items() if not 0 < norm < math.inf] == []
     learned = {key.split(".")[0] for key in norms}
-    images = {"real": set(), "pixels": {"pixels"}, "random-z": {"generator"}, "gaussian-z": {"generator", "z", "z_log_scale"}}
+    images = {
+        "real": set(),
+        "pixels": {"pixels"},
+        "random-z": {"generator"},
+        "gaussian-z": {"generator", "z", "z_log_scale"},
+    }
     assert learned == {"lr_raw", "momentum_raw"} | images.get(name, {"generator", "z"})
 
 
@@ -153,7 +173,8 @@ def test_what_is_drawn_anew_follows_from_the_seed(name: str) -> None:
 
 @pytest.mark.parametrize(("name", "unit"), [("batches-shuffled", 1), ("all-shuffled", 2)])
 def test_shuffling_moves_images_together_with_their_labels(name: str, unit: int) -> None:
-    teacher, settings = of(name, inner_steps=6), {"inner_steps": 6}
+    teacher = of(name, inner_steps=6)
+    settings = {"inner_steps": 6}
     plain, labels, *_ = of("full", **settings)()
     x, y, *_ = teacher(seed=5)
     units = [part.flatten(0, unit - 1) for part in (plain, labels, x, y)]
@@ -197,5 +218,8 @@ def test_step_sizes_and_weight_normalization_can_be_left_out() -> None:
 
 
 def test_an_unknown_variant_is_one_sentence() -> None:
-    with pytest.raises(ValueError, match="there is no curriculum variant 'half'; the variants are full, batches-shuffled, all-shuffled"):
+    with pytest.raises(
+        ValueError,
+        match="there is no curriculum variant 'half'; the variants are full, batches-shuffled, all-shuffled",
+    ):
         variant(TEACHER, "half")
