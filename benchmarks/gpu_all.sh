@@ -61,6 +61,11 @@ for precision in "${precisions[@]}"; do
         --precision "$precision" --rounds "$rounds" --out "$out"
 done
 step evaluation 40 "$python" benchmarks/evaluation.py --size "$size" --device "$device" --out "$out"
+if [ "$device" = cuda ]; then
+    step outer_step 120 "$python" benchmarks/outer_step.py --preset mnist-paper --device cuda --precision tf32 --out "$out"
+else
+    step outer_step 60 "$python" benchmarks/outer_step.py --size tiny --out "$out"
+fi
 
 for precision in "${precisions[@]}"; do
     echo "-- $precision" >> "$summary"
@@ -70,6 +75,7 @@ for precision in "${precisions[@]}"; do
 done
 grep -shE '[0-9]+ (passed|failed|skipped)' "$out/pytest.log" 2> /dev/null | tail -n 1 >> "$summary"
 tail -n 3 "$out/evaluation.log" >> "$summary" 2> /dev/null
+tail -n 3 "$out/outer_step.log" >> "$summary" 2> /dev/null
 echo
 cat "$summary"
 exit $failed

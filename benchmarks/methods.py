@@ -16,10 +16,12 @@ import minigtn
 from minigtn import Adjoint, Checkpointed
 from minigtn.networks.layers import cross_entropy
 from minigtn.networks.learners import Learner
+from minigtn.teaching.generator import generate_whole
 
 COMPILED = "minigtn Checkpointed(compile)"
 
 Method = Callable[[Problem], None]
+Whole = Callable[..., Tensor]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,10 +40,14 @@ class LearnerLoss:
         return cross_entropy(logits.to(x.dtype), y)
 
 
-def with_adjoint(adjoint: Adjoint, compute: torch.dtype | None = None) -> Method:
+def with_adjoint(adjoint: Adjoint, compute: torch.dtype | None = None, whole: Whole | None = None) -> Method:
+    """One outer step by that adjoint; ``whole``, a compiled generator, serves where there are GPUs."""
+
     def method(problem: Problem) -> None:
         loss = LearnerLoss(problem.learner, compute)
+        problem.teacher.whole = whole
         x, y, lr, momentum, _ = problem.teacher()
+        problem.teacher.whole = None
         trained = minigtn.sgd(loss, problem.params, (x, y), lr, momentum, adjoint)
         loss(trained, (problem.real_x, problem.real_y)).backward()
 
@@ -62,7 +68,7 @@ def teacher_alone(make: Callable[[Problem], tuple[Tensor, ...]]) -> Method:
 
 TEACHERS = {
     "(plain teacher alone)": teacher_alone(plain_teacher),
-    "(minigtn teacher alone)": teacher_alone(lambda problem: problem.teacher()),
+    "(minigtn teacher alone)": teacher_alone(lambda problem: problem.teacher()[:4]),
 }
 
 
@@ -78,7 +84,8 @@ def methods(config: Config) -> dict[str, Method]:
     if cuda:
         ours["minigtn Checkpointed(graphs)"] = with_adjoint(Checkpointed(graphs=True))
     if compiles():
-        ours[COMPILED] = with_adjoint(Checkpointed(graphs=cuda, compile=True))
+        whole = torch.compile(generate_whole, fullgraph=True, dynamic=False) if cuda else None
+        ours[COMPILED] = with_adjoint(Checkpointed(graphs=cuda, compile=True), whole=whole)
     return PEERS | ours | TEACHERS
 
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from minigtn.inner.compiled import all_compiled
 from minigtn.inner.fixed_point import FixedPointState, rational_momentum
-from minigtn.inner.graphs import GraphPool, Group, Groups, StaticCall, StepGraphs, signature
+from minigtn.inner.graphs import Beside, GraphPool, Group, Groups, StaticCall, StepGraphs, signature
 from minigtn.inner.optimizers import SGD, State
 from minigtn.inner.step import (
     InnerLoop,
@@ -126,10 +126,10 @@ class Checkpointed(Adjoint):
                 made = all_compiled(steps, like, Steps._fields) if self.compile else steps
                 if not self.graphs:
                     return Steps(*made)
-                pool = GraphPool(w0.device)
-                return Steps(
-                    *(StaticCall(f, x, pool) if all(x) else f for f, x in zip(made, like, strict=True))
-                )
+                trained = GraphPool(w0.device)
+                pools = trained, trained, GraphPool(w0.device)  # readings are taken beside the steps
+                calls = zip(made, like, pools, strict=True)
+                return Steps(*(StaticCall(f, x, pool) if all(x) else f for f, x, pool in calls))
 
             key = loop.identity, loop.optimizer, tuple(wanted), tuple(map(signature, like))
             steps = self._captured.get(key, capture)
@@ -188,11 +188,13 @@ class Tape(Protocol):
 
 class _Readings:
     """Readings there and their gradients back: kept where the tape keeps a state for every step, and taken
-    again where it does not."""
+    again where it does not. Those that are kept are taken beside the next steps, where the device has
+    room."""
 
-    def __init__(self, loop: InnerLoop, read: Callable[..., Groups], keep: bool) -> None:
+    def __init__(self, loop: InnerLoop, read: Callable[..., Groups], keep: bool, beside: Beside) -> None:
         self._loop = loop
         self._read = read
+        self._beside = beside
         self._kept: list[Groups] | None = [] if keep else None
 
     def there(self, w: Tensor, batch: Group) -> Tensor:
@@ -200,9 +202,14 @@ class _Readings:
         if self._kept is None:
             with torch.no_grad():
                 return self._loop.readout_loss(w, batch)
-        (reading,), *gradients = self._read((w,), batch)
+        with self._beside.work():
+            (reading,), *gradients = self._read((w,), batch)
         self._kept.append(tuple(gradients))
         return reading
+
+    def join(self) -> None:
+        """All readings are there, for what comes next."""
+        self._beside.join()
 
     def back(self, w: Tensor, batch: Group) -> Groups:
         """The gradients of the reading at ``w``, last one first: by (w,), and by what is wanted of the
@@ -222,7 +229,7 @@ class _KeptTape:
         self._momentum = momentum
         self._steps = steps
         self._state = loop.optimizer.start(w0)
-        self.readings = _Readings(loop, steps.read, keep=block_size == 1)
+        self.readings = _Readings(loop, steps.read, block_size == 1, Beside(w0.device))
         self.kept: dict[int, State] = {}
 
     @property
@@ -264,7 +271,7 @@ class _ReversedTape:
         self._loop = loop
         self._wanted = wanted[: len(loop.batches)]
         self._lr = lr
-        self.readings = _Readings(loop, steps_of(loop, wanted).read, keep=False)
+        self.readings = _Readings(loop, steps_of(loop, wanted).read, False, Beside(w0.device))
         self._host_lr: list[float] = lr.tolist()
         self._fractions = [rational_momentum(m) for m in momentum.tolist()]
         self._momentum = torch.tensor([n / d for n, d in self._fractions], dtype=w0.dtype, device=w0.device)
@@ -332,6 +339,7 @@ class _WayBack(torch.autograd.Function):
             j = loop.reading_after(t, T)
             if j is not None:
                 readings.append(tape.readings.there(tape.w, at(loop.readout_batches, j)))
+        tape.readings.join()
         ctx.save_for_backward(w0, lr, *tensors)
         ctx.loop = loop
         ctx.tape = tape

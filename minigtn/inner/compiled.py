@@ -192,6 +192,7 @@ def _as_weight_gradients(graph: Graph) -> None:
             or transposed
             or groups != 1
             or set(dilation) != {1}
+            or _leaves_a_rest(image, kernel, stride, padding)
         ):
             continue
         inputs, outputs, *window = node.meta["val"].shape
@@ -207,6 +208,12 @@ def _as_weight_gradients(graph: Graph) -> None:
         node.replace_all_uses_with(swapped)
         graph.erase_node(node)
     graph.eliminate_dead_code()
+
+
+def _leaves_a_rest(image: Node, kernel: Node, stride: Sequence[int], padding: Sequence[int]) -> bool:
+    """Whether the last stride of a convolution ends before its image does."""
+    sizes = image.meta["val"].shape[2:], kernel.meta["val"].shape[2:], stride, padding
+    return any((n + 2 * pad - k) % by for n, k, by, pad in zip(*sizes, strict=True))
 
 
 def _untransposed(node: Any) -> Node | None:

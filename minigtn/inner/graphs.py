@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from functools import cache
 from itertools import chain
 from typing import Any
 
@@ -33,6 +35,37 @@ class GraphPool:
         if device.type == "cuda":
             self.handle = torch.cuda.graph_pool_handle()
             self.stream = torch.cuda.Stream(device)
+
+
+class Beside:
+    """Work that need not wait for what comes next: on CUDA on a stream of its own, on the CPU in its turn.
+
+    What it reads must be held until :meth:`join`, and what it makes must not be touched before.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._stream = _side_stream(device) if device.type == "cuda" else None
+
+    @contextmanager
+    def work(self) -> Iterator[None]:
+        """What is launched in the block runs after all that was launched before, and beside all that comes
+        after."""
+        if self._stream is None:
+            yield
+            return
+        self._stream.wait_stream(torch.cuda.current_stream(self._stream.device))
+        with torch.cuda.stream(self._stream):
+            yield
+
+    def join(self) -> None:
+        """What is launched from here on waits for the work."""
+        if self._stream is not None:
+            torch.cuda.current_stream(self._stream.device).wait_stream(self._stream)
+
+
+@cache
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)
 
 
 class StaticCall:

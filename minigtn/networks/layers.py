@@ -149,8 +149,8 @@ def upsampling_kernel(params: Params, name: str) -> Tensor:
 
 def subpixel_upsample_conv3x3(params: Params, name: str, x: Tensor) -> Tensor:
     """What :func:`upsample_conv3x3` computes, by a 3x3 convolution to the four pixels that each becomes:
-    ``(N, in, H, W) -> (N, out, 2H, 2W)``. 9/4 of its products, but plain convolutions there and back, which
-    is what GPUs have good kernels for."""
+    ``(N, in, H, W) -> (N, out, 2H, 2W)``. 9/4 of its products, but plain convolutions there and back: on a
+    GPU faster where ``out`` is 1 to 3, for which cuDNN's transposed kernels are poor."""
     w = weight(params, name)
     phase = torch.arange(2, device=w.device).view(2, 1, 1)
     tap = torch.arange(3, device=w.device).view(1, 3, 1)  # of x[m-1], x[m], x[m+1]

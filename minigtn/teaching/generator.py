@@ -116,8 +116,9 @@ def generate_whole(params: Params, inputs: Tensor, height: int) -> Tensor:
     h = normalized("dense1", linear(params, "dense1", inputs))
     h = normalized("dense2", linear(params, "dense2", h))
     h = h.view(len(h), -1, height // 4, len(h[0]) // _channels(params) // (height // 4))
-    h = subpixel_upsample_conv3x3(params, "conv1", h.contiguous(memory_format=torch.channels_last))
-    h = subpixel_upsample_conv3x3(params, "conv2", normalized("conv1", h))
+    h = h.contiguous(memory_format=torch.channels_last)
+    h = normalized("conv1", upsample_conv3x3(h, upsampling_kernel(params, "conv1")))
+    h = subpixel_upsample_conv3x3(params, "conv2", h)
     return 2 * torch.tanh(h + params["conv2.bias"].view(-1, 1, 1))
 
 
