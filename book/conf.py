@@ -1,7 +1,8 @@
 """The book: lessons, derivation, guides, results and API as a static site that asks nothing of the network.
 
 The source folder is the repository itself, so relative links between its pages hold in the book, too:
-``make book`` says ``sphinx-build -c book . build/book``. Notebooks are shown with the outputs they keep; nothing is executed.
+``make book`` says ``sphinx-build -c book . build/book``. Notebooks are shown with the outputs they keep;
+nothing is executed.
 """
 
 from __future__ import annotations
@@ -54,7 +55,8 @@ mathjax_path = "mathjax/tex-chtml.js"  # from the package django-static-mathjax,
 
 
 def _relink(app: Any, docname: str, source: list[str]) -> None:
-    """Links to folders of the repository lead to their README.md, or to their first file; results are the README's own section."""
+    """Links to folders of the repository lead to their README.md, or to their first file; results are the
+    README's own section."""
     if docname == "book/results":
         section = (ROOT / "README.md").read_text().split("## Results\n", 1)[1].split("\n## ", 1)[0]
         source[0] += re.sub(r"\]\((?!https?:|#)", "](../", section)
@@ -71,7 +73,8 @@ def _relink(app: Any, docname: str, source: list[str]) -> None:
 
 
 def _plain_text(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """Docstrings are plain text first: |x| is an absolute value and `Split`s a plural, neither of which reStructuredText expects."""
+    """Docstrings are plain text first: |x| is an absolute value and `Split`s a plural, neither of which
+    reStructuredText expects."""
     for i, line in enumerate(lines):
         parts = line.split("``")
         parts[::2] = [
@@ -88,7 +91,8 @@ def _fold_solutions(app: Any, doctree: nodes.document) -> None:
 
 
 def _copy_mathjax(app: Any, error: Exception | None) -> None:
-    """MathJax and its fonts out of an installed package, so that the book needs no network and the repository no binaries."""
+    """MathJax and its fonts out of an installed package, so that the book needs no network and the repository
+    no binaries."""
     if error is None:
         package = Path(str(importlib.resources.files("mathjax"))) / "static/mathjax/es5"
         target = Path(app.outdir) / "_static/mathjax"

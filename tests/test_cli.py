@@ -198,7 +198,8 @@ def test_memory_is_announced_before_the_first_step(
     assert call(*train(config, tmp_path / "a" / "run")) == 0
     first = capsys.readouterr().out.splitlines()[0]
     assert re.fullmatch(
-        r"digits on cpu: estimated peak memory of an outer step \d+\.\d MiB \(adjoint \d+\.\d, teacher \d+\.\d\)",
+        r"digits on cpu: estimated peak memory of an outer step \d+\.\d MiB "
+        r"\(adjoint \d+\.\d, teacher \d+\.\d\)",
         first,
     )
 

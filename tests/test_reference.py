@@ -46,7 +46,7 @@ README = (Path(reference.__file__).parent / "README.md").read_text()
 UNIT = 2.0**-reference.FRACTION_BITS
 
 
-# ---------------------------------------------------------------------------------------------- fixed point and buffer
+# ---- fixed point and buffer ----
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
 FRACTIONS = st.integers(2, reference.MAX_DENOMINATOR).flatmap(
@@ -151,7 +151,7 @@ def test_fixed_point_rounds_half_to_even_and_keeps_52_bits() -> None:
     assert (to_fixed(-x) == -to_fixed(x)).all()
 
 
-# ------------------------------------------------------------------------------------------------------- the README
+# ---- the README ----
 
 
 def readme_rows(section: str) -> list[list[str]]:
@@ -216,7 +216,7 @@ def test_table_of_bits_in_the_readme() -> None:
             assert buffer.nbytes == int(count.replace(",", ""))
 
 
-# -------------------------------------------------------------------------------------------------- gradient checking
+# ---- gradient checking ----
 
 
 def unrolled(loss, readouts, w, v, batches, lr, momentum):
@@ -395,7 +395,7 @@ def test_scalar_lr_and_momentum_stand_for_all_steps() -> None:
     assert (short.lr == long.lr).all()
 
 
-# ------------------------------------------------------------------------------------------------------ exact return
+# ---- exact return ----
 
 
 def slow_quadratic(momentum: float, arithmetic: type = Exact):
@@ -459,7 +459,7 @@ def test_a_gradient_that_does_not_repeat_is_found_out() -> None:
         reverse(run)
 
 
-# ---------------------------------------------------------------------------------------------------------- refusals
+# ---- refusals ----
 
 
 @pytest.mark.parametrize(
@@ -517,7 +517,7 @@ def test_wrong_sizes_are_refused() -> None:
         L.generator(theta, theta["z"][0], labels[0], (8, 6))
 
 
-# --------------------------------------------------------------------------------------------------- the outer step
+# ---- the outer step ----
 
 
 def tiny_gtn(learner_shapes: dict, n_real: int):
@@ -584,7 +584,7 @@ def test_curriculum_is_bounded_and_balanced() -> None:
     assert (reference.readout_steps(7, 3), reference.readout_steps(6, 3)) == ([3, 6, 7], [3, 6])
 
 
-# ------------------------------------------------------------------------------------------------------------ layers
+# ---- layers ----
 
 
 def image(*shape: int) -> onp.ndarray:

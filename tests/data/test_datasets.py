@@ -91,7 +91,7 @@ def assert_same(a: Dataset, b: Dataset) -> None:
     assert (a.mean, a.std, a.class_names) == (b.mean, b.std, b.class_names)
 
 
-# ------------------------------------------------------------------------------------------------ digits
+# ---- digits ----
 
 
 def test_digits_shapes_and_types() -> None:
@@ -162,7 +162,7 @@ def test_unknown_name() -> None:
     assert_one_sentence(error, "imagenet", "digits, mnist, fashion-mnist, cifar10")
 
 
-# ------------------------------------------------------------------------------------------------ local files
+# ---- local files ----
 
 
 @pytest.mark.parametrize("compressed", [False, True], ids=["plain", "gzip"])
@@ -387,22 +387,22 @@ def test_data_dir_is_a_file(tmp_path: Path) -> None:
 def test_readers_on_single_files(tmp_path: Path) -> None:
     array = np.arange(24).reshape(2, 3, 4)
     write(tmp_path, {"a": idx(array), "b.gz": idx(array), "batch.bin": bytes([9]) + bytes(range(256)) * 12})
-    assert np.array_equal(data.read_idx(tmp_path / "a", ndim=3), array)
-    assert np.array_equal(data.read_idx(str(tmp_path / "b.gz"), ndim=3), array)
-    images, labels = data.read_cifar_batch(tmp_path / "batch.bin")
+    assert np.array_equal(datasets.read_idx(tmp_path / "a", ndim=3), array)
+    assert np.array_equal(datasets.read_idx(str(tmp_path / "b.gz"), ndim=3), array)
+    images, labels = datasets.read_cifar_batch(tmp_path / "batch.bin")
     assert images.shape == (1, 3, 32, 32)
     assert labels.tolist() == [9]
     assert images[0, 1, 0, :3].tolist() == [0, 1, 2]
     for call in (
-        lambda: data.read_idx(tmp_path / "none", ndim=1),
-        lambda: data.read_cifar_batch(tmp_path / "none"),
+        lambda: datasets.read_idx(tmp_path / "none", ndim=1),
+        lambda: datasets.read_cifar_batch(tmp_path / "none"),
     ):
         with pytest.raises(DataError) as error:
             call()
         assert_one_sentence(error, str(tmp_path / "none"), "cannot be read")
 
 
-# ------------------------------------------------------------------------------------------------ the real MNIST
+# ---- the real MNIST ----
 
 
 @pytest.fixture(scope="module")
@@ -433,7 +433,7 @@ def test_real_mnist(mnist_folder: Path) -> None:
     assert mnist.train.y[:12].tolist() == MNIST_FIRST
 
 
-# ------------------------------------------------------------------------------------------------ downloads
+# ---- downloads ----
 
 
 class Server:

@@ -234,7 +234,10 @@ def test_a_new_loss_function_each_time_is_noticed():
 
 def test_graphs_keep_no_data_of_a_run():
     graphs = Checkpointed(graphs=True)
-    loss = lambda params, batch: bowl(params, batch)
+
+    def loss(params, batch):
+        return bowl(params, batch)
+
     batches = tuple(b.clone() for b in quadratic_batches(4))
     w0 = {name: w.clone().requires_grad_() for name, w in QUADRATIC_W0.items()}
     trained, readings = minigtn.sgd(loss, w0, batches, 0.1, 0.5, graphs, Readout(loss, batches))

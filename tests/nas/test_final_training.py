@@ -34,7 +34,8 @@ PLAN = (
     "0:conv3x3+1:identity,1:avg3x3+2:conv1x1,2:max2x2+3:identity,0:conv1x3-3x1+1:conv1x1,4:identity+5:conv3x3"
 )
 CELLS = FinalConfig(
-    arch=f"{PLAN}/{PLAN}", cells_per_stage=1, channels=4, epochs=2, batch_size=32, lr=0.05, cutout=3, drop_path=0.2, dropout=0.2
+    arch=f"{PLAN}/{PLAN}", cells_per_stage=1, channels=4, epochs=2, batch_size=32, lr=0.05, cutout=3,
+    drop_path=0.2, dropout=0.2,
 )  # fmt: skip
 OTHERS = {
     "nas-bench-201": dataclasses.replace(
@@ -200,7 +201,8 @@ def test_what_is_not_finite_stops_and_keeps_the_checkpoint(
     monkeypatch.setattr(FinalTraining, "_loss", loss)
     with pytest.raises(
         TrainingDiverged,
-        match=rf"the {what} not finite in epoch 2, by step 3 of 3: lower lr \(it is 0.05\).*of epoch 1 is kept",
+        match=rf"the {what} not finite in epoch 2, by step 3 of 3: lower lr \(it is 0.05\)"
+        r".*of epoch 1 is kept",
     ):
         final_training(CELLS, digits, tmp_path)
     assert [record["step"] for record in records(tmp_path)] == [1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -153,3 +154,48 @@ def test_initial_weights_are_he_normal_and_follow_from_the_seed() -> None:
     assert first["L.norm_scale"].eq(1).all()
     assert all(first[name].equal(again[name]) for name in first)
     assert not first["L.weight"].equal(other["L.weight"])
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (5, 4)])
+@pytest.mark.parametrize("out", [1, 4])
+def test_four_pixels_from_a_plain_convolution_are_those_of_the_transposed_one(
+    size: tuple[int, int], out: int
+) -> None:
+    x = random(2, 3, *size)
+    w = random(out, 3, 3, 3)
+    assert_same_with_gradients(
+        lambda x, w: layers.subpixel_upsample_conv3x3({"L.weight": w}, "L", x),
+        lambda x, w: layers.upsample_conv3x3(x, layers.upsampling_kernel({"L.weight": w}, "L")),
+        x,
+        w,
+    )
+
+
+@pytest.mark.parametrize("shape", [(5, 1, 6, 7), (2, 3, 5, 5), (1, 2, 1, 3)])
+def test_a_convolution_as_a_product_of_patches(shape: tuple[int, ...]) -> None:
+    assert_same_with_gradients(
+        layers.conv3x3_of_patches,
+        lambda x, w: F.conv2d(x, w, padding=1),
+        random(*shape),
+        random(4, shape[1], 3, 3),
+    )
+
+
+def test_the_border_is_replicated() -> None:
+    """As on CUDA, where it is put together of parts, and as torch does it."""
+    assert_same_with_gradients(
+        layers.replicate_border, lambda x: F.pad(x, (1, 1, 1, 1), mode="replicate"), random(2, 3, 4, 5)
+    )
+
+
+def assert_same_with_gradients(found: Any, expected: Any, *tensors: torch.Tensor) -> None:
+    """Two functions of these tensors: values, and gradients for a random direction."""
+    results = []
+    for f in (found, expected):
+        leaves = [x.clone().requires_grad_() for x in tensors]
+        y = f(*leaves)
+        direction = torch.randn(y.shape, generator=rng(3), dtype=y.dtype)
+        results.append((y, *torch.autograd.grad(y, leaves, direction)))
+    for ours, theirs in zip(*results, strict=True):
+        assert theirs.abs().max() > 1e-3
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)

@@ -187,7 +187,10 @@ def test_cells_written_in_another_order_are_the_same_architecture() -> None:
 
 BAD = {
     "nas-bench-macro": ["", "0000000", "000000000", "00000003", "0000000a", "0 000000"],
-    "nas-bench-201": ["", NOTHING[:-1], NOTHING.replace("none~2", "none~1"), NOTHING.replace("none~2", "conv~2"), NOTHING.replace("+", "")],
+    "nas-bench-201": [
+        "", NOTHING[:-1], NOTHING.replace("none~2", "none~1"), NOTHING.replace("none~2", "conv~2"),
+        NOTHING.replace("+", ""),
+    ],
     "cells": [
         "", CELL, f"{CELL}/{CELL}/{CELL}", f"{CELL},{CELL}", f"{CELL}/{CELL} ",
         f"{CELL}/{CELL}".replace("0:", "2:", 1), f"{CELL}/{CELL}".replace("max5x5", "max7x7"),

@@ -101,7 +101,7 @@ def test_a_lost_worker_stops_the_run_and_resume_goes_on(tmp_path: Path) -> None:
     short = tiny(outer_steps=400, learners=2, valid_every=0, checkpoint_every=100)
     again = MetaTraining(short, data.load("digits"))
     again.load_checkpoint(tmp_path / "run")
-    assert again.outer_step()["step"] == done + 1
+    assert again.outer_step().step == done + 1
 
 
 def test_a_run_of_two_workers_is_written_once(tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ def test_a_file_of_other_settings_is_refused(
         (CONFIG, curricula, 2),
     ]
     for config, shown, more in others:
-        with pytest.raises(ValueError, match="was made with other settings .*; go on with the same ones"):
+        with pytest.raises(ValueError, match=r"was made with other settings .*; go on with the same ones"):
             transfer.transfer(config, digits, shown, path, ["dense"], more=more)
     path.write_text("[]")
     with pytest.raises(ValueError, match="made with other settings"):

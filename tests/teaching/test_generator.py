@@ -10,7 +10,7 @@ from torch import Tensor
 from minigtn.networks.layers import Params, leaky_relu_, linear, normalize, weight
 from minigtn.studies.check import relative_difference
 from minigtn.teaching import generator
-from minigtn.teaching.generator import generate, init_generator
+from minigtn.teaching.generator import BLOCK, generate, generate_whole, images_at_once, init_generator
 
 SHAPE = (3, 8, 12)
 BLOCKS = pytest.mark.parametrize("block", [1, 4, 7, 11, 64])
@@ -113,3 +113,51 @@ def test_without_grad_nothing_is_kept_and_the_images_are_the_same() -> None:
 def test_images_that_do_not_halve_twice_are_refused(shape: tuple[int, int, int]) -> None:
     with pytest.raises(ValueError, match="multiples of 4"):
         init_generator(shape, 6, 9, (5, 4), torch.Generator())
+
+
+# ---- in one go ----
+
+
+def test_in_one_go_it_is_the_same_function() -> None:
+    params, inputs = case()
+    cotangent = torch.randn(11, *SHAPE, dtype=torch.float64)
+    whole = images_and_gradients(lambda p, x: generate_whole(p, x, SHAPE[1]), params, inputs, cotangent)
+    blocks = images_and_gradients(lambda p, x: generate(p, x, SHAPE), params, inputs, cotangent)
+    for name, expected in blocks.items():
+        assert expected.abs().max() > 1e-6, name
+        assert relative_difference(whole[name], expected) < 1e-8, name
+
+
+def test_on_a_cpu_it_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even where somebody has a compiled one to offer."""
+    params, inputs = case()
+
+    def never(*_: object) -> Tensor:
+        raise AssertionError("made in one go")
+
+    monkeypatch.setattr(generator, "generate_whole", never)
+    assert generate(params, inputs, SHAPE, never).shape == (11, *SHAPE)
+    assert images_at_once(inputs, params) == BLOCK
+
+
+@pytest.mark.parametrize(("gib", "least"), [(0, True), (80, False)])
+def test_images_at_once_on_cuda_follow_from_its_memory(
+    monkeypatch: pytest.MonkeyPatch, gib: int, least: bool
+) -> None:
+    """The same on each call, whatever is free; never fewer than BLOCK."""
+
+    class OnCuda:
+        is_cuda = True
+        device = "cuda:0"
+
+        @staticmethod
+        def element_size() -> int:
+            return 8
+
+    params, _ = case()
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda device: type("P", (), {"total_memory": gib * 2**30})
+    )
+    found = images_at_once(OnCuda(), params)
+    of_one = 8 * 5 * (9 + params["dense2.bias"].numel() + 4 * 6 * params["conv1.bias"].numel())
+    assert found == (BLOCK if least else 10 * 2**30 // of_one)
