@@ -45,7 +45,7 @@ else
     precisions=(float32) marker=()
 fi
 tests=() s=L rounds=3
-[ "$size" = full ] || { tests=(tests/test_generator.py); s=tiny; rounds=1; }
+[ "$size" = full ] || { tests=(tests/teaching/test_generator.py); s=tiny; rounds=1; }
 for package in jax cupy higher torchopt betty; do
     "$python" -c "import importlib.util, sys; sys.exit(importlib.util.find_spec('$package') is None)" || skip "$package" "not installed"
 done
