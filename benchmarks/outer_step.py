@@ -2,9 +2,10 @@
 
     python benchmarks/outer_step.py --preset mnist-paper --device cuda --precision tf32 --out FOLDER
 
-The images are random numbers of the preset's shape, which changes no time, so no data set is needed. The first
-step, which compiles and captures, is stated by itself; then the median, least and most of ``--steps`` more. Each
-run ends with the question that a resumed one rests on: two trainings from the same seed give the same bits.
+The images are random numbers of the preset's shape, which changes no time, so no data set is needed. The
+first step, which compiles and captures, is stated by itself; then the median, least and most of ``--steps``
+more. Each run ends with the question that a resumed one rests on: two trainings from the same seed give the
+same bits.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ def random_data(name: str, device: torch.device) -> Dataset:
 
 
 def measure(config: RunConfig, data: Dataset, steps: int) -> dict[str, Any]:
-    """Seconds of the first outer step and of ``steps`` later ones, and the peak of torch's allocator on CUDA."""
+    """Seconds of the first outer step and of ``steps`` later ones, and the peak of torch's allocator on
+    CUDA."""
     device = data.train.x.device
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     training = MetaTraining(config, data)

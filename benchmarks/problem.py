@@ -43,7 +43,7 @@ SIZES = {
     "tiny": Config((3, 4), 8, batch=10, steps=4, real=16, z=4, dense=8, generator=(4, 3)),
     "S": Config((8, 16), 32, batch=32, steps=8),
     "M": Config((16, 32), 64, batch=64, steps=16),
-    "L": Config((64, 128), 256, batch=128, steps=32),
+    "L": Config((64, 128), 256, batch=128, steps=32, lr=0.005),  # at .02 it diverges within 8 steps
     "X": Config(
         (64, 64, 128, 128, 256), 0, batch=128, steps=128, image=(3, 32, 32), pool_after=(2, 4)
     ),  # for a GPU
