@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from minigtn.nas.ranking import read_scores
+from minigtn.nas.tables import read_scores
 from minigtn.pages import page
 from minigtn.pages.figures import as_svg, canvas
 from minigtn.runs.files import read_json, write_atomically

@@ -11,8 +11,9 @@ import scipy.stats
 
 from minigtn import data
 from minigtn.nas import report
-from minigtn.nas.ranking import RankConfig, compare, draw, measures, rank, read_scores, read_table
+from minigtn.nas.ranking import RankConfig, compare, measures, rank
 from minigtn.nas.scores import EstimatorConfig
+from minigtn.nas.tables import draw, read_scores, read_table
 from tiny_space import TinySpace
 
 DIGITS = data.load("digits")
