@@ -257,7 +257,9 @@ def run(device: str = "cpu", adjoints: Mapping[str, Adjoint] = ADJOINTS, steps: 
 
 def _check_gradients(table: _Table, device: str, adjoints: Mapping[str, Adjoint]) -> None:
     (first, base), *others = adjoints.items()
-    problems = [learner_problem("dense"), learner_problem("conv"), adam_problem()]
+    from minigtn.agents.proof import agent_problem  # late: its problem is one of this module's
+
+    problems = [learner_problem("dense"), learner_problem("conv"), adam_problem(), agent_problem()]
     on_device = [p.to(torch.float64, device) for p in problems]
     expected = [p.gradients(base) for p in on_device]
 

@@ -104,7 +104,8 @@ def variant(config: TeacherConfig, name: str) -> TeacherConfig:
 class Teacher(nn.Module):
     """``x, y, lr, momentum = teacher(seed)``: x (T, B, C, H, W), y (T, B, K) class probabilities, lr and momentum (T,).
 
-    The seed decides whatever the config draws anew for every learner. For the generator H and W must be multiples of 4 (two doublings).
+    The seed decides whatever the config draws anew for every learner. For the generator H and W must be multiples of 4 (two doublings);
+    learned pixels may have any shape.
     Its parameters are the outer loop's ``theta``: those of the pieces that the config names. ``real`` is needed for real images alone.
     """
 
@@ -115,7 +116,7 @@ class Teacher(nn.Module):
     def __init__(
         self,
         config: TeacherConfig,
-        image_shape: tuple[int, int, int],
+        image_shape: tuple[int, ...],
         n_classes: int,
         seed: int,
         dtype: torch.dtype = torch.float32,

@@ -1,0 +1,254 @@
+"""Meta-training a teacher of agents: real episodes in a first pass, the meta-gradient in a second.
+
+    curriculum = train(config, Path("runs/cartpole"))
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from minigtn.agents import config as purpose
+from minigtn.agents.config import AgentConfig
+from minigtn.agents.policies import Policy, SumOfImitations
+from minigtn.agents.rollout import Episodes, Simulation, greedy, play, sampler, side_by_side
+from minigtn.agents.surrogate import Critic, advantages, meta_loss, readout_of, weights_at_readings
+from minigtn.agents.teacher import StateTeacher
+from minigtn.config import from_dict, require_same, seed_for, to_dict
+from minigtn.curriculum import Curriculum
+from minigtn.files import Metrics, load_tensors, save_tensors
+from minigtn.fixed_point import FixedPointOverflow
+from minigtn.interrupt import deferred_interrupt
+from minigtn.optimisers import NAMES
+from minigtn.sgd import Params, sgd
+
+CRITIC_BATCH = 2048
+
+
+class AgentTrainingDiverged(RuntimeError):
+    """Too many non-finite meta-gradients in a row."""
+
+
+@dataclass
+class Progress:
+    """Where a meta-training stands, beside the tensors."""
+
+    step: int = 0
+    skipped: int = 0
+    skipped_in_a_row: int = 0
+    best_step: int = 0
+    best_return: float = -math.inf
+    env_steps: int = 0
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+
+
+class AgentTraining:
+    """One meta-training: state, steps, checkpoint.
+
+    Everything random in outer step i follows from (seed, i), so a run resumed from a checkpoint continues to the same bits, on the same
+    kind of device and with the same number of threads. Time of an outer step: nearly all of it is the ``env.limit`` steps of the
+    ``readings * policies * episodes`` episodes side by side. Memory: those steps, and the adjoint's.
+    """
+
+    def __init__(self, config: AgentConfig, device: torch.device | str = "cpu") -> None:
+        self.config = config
+        self.device = torch.device(device)
+        self.env = config.make_env()
+        self.policy = Policy(config.policy, len(self.env.features), self.env.n_actions)
+        self.imitation = SumOfImitations(self.policy)
+        self.adjoint = config.outer.make_adjoint()
+        self.optimizer = NAMES[config.teacher.optimizer]
+        self.unit = self.env.reward_scale / (1 - config.outer.gamma)
+        self.teacher = StateTeacher(config.teacher, self.env, seed_for(config.seed, purpose.TEACHER, 0)).to(self.device)
+        self.critic = Critic(self.env.scale, seed_for(config.seed, purpose.CRITIC, 0)).to(self.device)
+        self.learned = [p for p in self.teacher.parameters() if p.requires_grad]
+        self.adam = torch.optim.Adam(self.learned, lr=config.outer.lr)
+        self.critic_adam = torch.optim.Adam(self.critic.parameters(), lr=config.outer.critic_lr)
+        self.best = self._snapshot()
+        self.progress = Progress()
+
+    @property
+    def finished(self) -> bool:
+        return self.progress.step >= self.config.outer.outer_steps
+
+    def fresh(self, purpose_: int, first: int, n: int) -> Params:
+        """The weights of n fresh policies, stacked."""
+        seeds = [seed_for(self.config.seed, purpose_, first + i) for i in range(n)]
+        return self.policy.init(seeds, device=self.device)
+
+    def episodes_of(self, kept: list[Params]) -> Episodes:
+        """The first pass's episodes: of R readings of M policies, N each, actions sampled; R*M*N side by side."""
+        outer = self.config.outer
+        rng = torch.Generator().manual_seed(seed_for(self.config.seed, purpose.EPISODES, self.progress.step))
+        here = torch.Generator(self.device).manual_seed(int(torch.randint(2**62, (), generator=rng)))
+        params = {name: torch.cat([at[name] for at in kept]) for name in kept[0]}
+        n_policies = len(kept) * outer.policies
+        running = Simulation(self.env, n_policies * outer.episodes, rng, self.device)
+        return play(running, sampler(side_by_side(self.policy, params, n_policies), here), self.env.limit)
+
+    def outer_step(self) -> dict[str, Any]:
+        """One update of the teacher, unless the meta-gradient is not finite, and of the critic. Returns the record for the metrics."""
+        outer = self.config.outer
+        progress = self.progress
+        params = self.fresh(purpose.POLICY, progress.step * outer.policies, outer.policies)
+        lesson = self.teacher()
+        kept = weights_at_readings(self.policy, params, lesson, self.config.every, self.optimizer)
+        episodes = self.episodes_of(kept)
+        done = self._done()
+        advantage, targets = advantages(episodes, self.critic, done, outer.gamma, outer.gae_lambda, self.unit)
+        readout = readout_of(
+            self.policy, episodes, advantage, self.config.readings, outer.policies, self.config.every, outer.entropy
+        )
+        self.adam.zero_grad()
+        try:
+            loss = meta_loss(self.policy, params, lesson, readout, self.adjoint, self.optimizer)
+            loss.backward()
+            norm = float(torch.nn.utils.clip_grad_norm_(self.learned, outer.clip_norm or math.inf))
+        except FixedPointOverflow:  # the adjoint Reversible meets what the others see as infinity
+            norm = math.nan
+        lr = outer.lr * (outer.final_lr + (1 - outer.final_lr) * 0.5 * (1 + math.cos(math.pi * progress.step / outer.outer_steps)))
+        if math.isfinite(norm):
+            progress.skipped_in_a_row = 0
+            self.adam.param_groups[0]["lr"] = lr
+            self.adam.step()
+        else:
+            progress.skipped += 1
+            progress.skipped_in_a_row += 1
+        error = self._fit_critic(episodes, done, targets)
+        progress.step += 1
+        progress.env_steps += episodes.steps()
+        returns = episodes.returns().view(self.config.readings, -1).mean(1)
+        return {
+            "step": progress.step,
+            "return": returns[-1].item(),
+            "returns": [round(value, 3) for value in returns.tolist()],
+            "grad_norm": norm,
+            "outer_lr": lr,
+            "critic_error": error,
+            "env_steps": progress.env_steps,
+            "skipped": progress.skipped,
+        }
+
+    def _done(self) -> Tensor:
+        """For each of the episodes side by side, the part of the inner run that its policy has behind it."""
+        steps = self.config.teacher.inner_steps
+        after = [min((r + 1) * self.config.every, steps) / steps for r in range(self.config.readings)]
+        return torch.tensor(after, device=self.device).repeat_interleave(self.config.outer.policies * self.config.outer.episodes)
+
+    def _fit_critic(self, episodes: Episodes, done: Tensor, targets: Tensor) -> float:
+        """A few steps towards the targets; the mean squared error before the last one."""
+        outer = self.config.outer
+        counts = episodes.alive.flatten().nonzero().squeeze(1)
+        observations = episodes.observations.flatten(0, 1)
+        wanted = targets.flatten()
+        progress = done.expand(targets.shape).flatten()
+        rng = torch.Generator().manual_seed(seed_for(self.config.seed, purpose.FIT, self.progress.step))
+        for _ in range(outer.critic_steps):
+            some = counts[torch.randint(len(counts), (CRITIC_BATCH,), generator=rng).to(self.device)]
+            loss = F.mse_loss(self.critic(observations[some], progress[some]), wanted[some])
+            self.critic_adam.zero_grad()
+            loss.backward()
+            self.critic_adam.step()
+        return loss.item()
+
+    @torch.no_grad()
+    def validate(self) -> float:
+        """Mean return of fresh policies after the last inner step, greedy; keeps the teacher if it is the best so far."""
+        outer = self.config.outer
+        x, y, lr, momentum = self.teacher()
+        params = self.fresh(purpose.VALIDATION, 0, outer.valid_policies)
+        taught = sgd(self.imitation, params, (x, y), lr, momentum, optimiser=self.optimizer)
+        rng = torch.Generator().manual_seed(seed_for(self.config.seed, purpose.VALIDATION_EPISODES, 0))
+        running = Simulation(self.env, outer.valid_policies * outer.valid_episodes, rng, self.device)
+        episodes = play(running, greedy(side_by_side(self.policy, taught, outer.valid_policies)), self.env.limit)
+        value = episodes.returns().mean().item()
+        if value >= self.progress.best_return:
+            self.progress.best_return = value
+            self.progress.best_step = self.progress.step
+            self.best = self._snapshot()
+        return value
+
+    def run(self, folder: Path) -> None:
+        """All outer steps that are left, with progress bar, metrics and checkpoints (also on Ctrl-C, which then raises).
+
+        Raises AgentTrainingDiverged."""
+        outer = self.config.outer
+        progress = self.progress
+        before = (progress.seconds, progress.cpu_seconds)
+        started = (time.monotonic(), time.process_time())
+        metrics = Metrics(folder / "metrics.jsonl", progress.step)
+        bar = tqdm(total=outer.outer_steps, initial=progress.step, desc="outer steps", unit="step", smoothing=0.05)
+        try:
+            with deferred_interrupt() as interrupted:
+                while not self.finished and not interrupted.is_set():
+                    record = self.outer_step()
+                    if self.finished or progress.step % outer.valid_every == 0:
+                        record["valid_return"] = self.validate()
+                    progress.seconds = before[0] + time.monotonic() - started[0]
+                    progress.cpu_seconds = before[1] + time.process_time() - started[1]
+                    metrics.write({**record, "seconds": round(progress.seconds, 3)})
+                    bar.set_postfix({"return": f"{record['return']:.1f}", "best": f"{progress.best_return:.1f}"}, refresh=False)
+                    bar.update()
+                    diverged = progress.skipped_in_a_row >= outer.max_skipped
+                    if self.finished or interrupted.is_set() or diverged or progress.step % outer.checkpoint_every == 0:
+                        self.save_checkpoint(folder)
+                    if diverged:
+                        raise AgentTrainingDiverged(
+                            f"{progress.skipped_in_a_row} meta-gradients in a row were not finite (outer step {progress.step}): lower "
+                            "outer.lr or the initial teacher.lr"
+                        )
+        finally:
+            bar.close()
+            metrics.close()
+
+    def result(self) -> Curriculum:
+        """The curriculum of the best teacher on validation episodes, on the CPU."""
+        about = {"config": to_dict(self.config), "outer_steps_taken": self.progress.best_step}
+        return self.teacher.curriculum(self.env, about, self.best).to("cpu")
+
+    # ---- checkpoints ----
+
+    def save_checkpoint(self, folder: Path) -> None:
+        """Teacher, best teacher, critic, both optimizers' moments and the progress."""
+        tensors = {f"best/{name}": tensor for name, tensor in self.best.items()}
+        for kind, part in (("teacher", self.teacher), ("critic", self.critic)):
+            tensors |= {f"{kind}/{name}": tensor for name, tensor in part.state_dict().items()}
+        for kind, adam in (("adam", self.adam), ("critic-adam", self.critic_adam)):
+            for i, state in adam.state_dict()["state"].items():
+                tensors |= {f"{kind}/{i}/{name}": value for name, value in state.items()}
+        about = {"config": to_dict(self.config), "progress": {**vars(self.progress), "best_return": repr(self.progress.best_return)}}
+        save_tensors(folder / "checkpoint.safetensors", tensors, about, self.progress.step)
+
+    def load_checkpoint(self, folder: Path) -> None:
+        """Continue from ``folder``. ValueError in one sentence where a file is unreadable or belongs to another config."""
+        path = folder / "checkpoint.safetensors"
+        tensors, about = load_tensors(path)
+        require_same(from_dict(AgentConfig, about["config"]), self.config, path)
+        modules: dict[str, dict[str, Tensor]] = {"best": {}, "teacher": {}, "critic": {}}
+        adams: dict[str, dict[int, dict[str, Tensor]]] = {"adam": {}, "critic-adam": {}}
+        for key, tensor in tensors.items():
+            kind, _, rest = key.partition("/")
+            if kind in adams:
+                i, _, name = rest.partition("/")
+                adams[kind].setdefault(int(i), {})[name] = tensor if name == "step" else tensor.to(self.device)
+            else:
+                modules[kind][rest] = tensor.to(self.device)
+        self.best = modules["best"]
+        self.teacher.load_state_dict(modules["teacher"])
+        self.critic.load_state_dict(modules["critic"])
+        for adam, state in zip((self.adam, self.critic_adam), adams.values(), strict=True):
+            adam.load_state_dict({"state": state, "param_groups": adam.state_dict()["param_groups"]})
+        saved = about["progress"]
+        self.progress = Progress(**{**saved, "best_return": float(saved["best_return"])})
+
+    def _snapshot(self) -> dict[str, Tensor]:
+        return {name: tensor.detach().clone() for name, tensor in self.teacher.state_dict().items()}
