@@ -121,7 +121,11 @@ def test_the_readout_holds_each_policys_own_episodes() -> None:
             first = 4 * r + 2 * m  # of two episodes
             own = torch.cat([episodes.observations[:, first], episodes.observations[:, first + 1]])
             torch.testing.assert_close(observations[r, m], own)
-    torch.testing.assert_close(shares.sum(), torch.tensor(1.0))
+    torch.testing.assert_close(shares.sum((1, 2)), torch.ones(2))
+    for r in range(2):  # each reading has mean 0 and standard deviation 1 over its own steps
+        steps = (shares[r] > 0).sum()
+        assert weights[r].sum().abs() < 1e-6
+        torch.testing.assert_close(weights[r].square().sum() * steps, torch.tensor(1.0))
     assert weights[shares == 0].abs().max() == 0
 
 

@@ -184,7 +184,7 @@ def test_a_teacher_hands_out_states_in_the_environments_units(states: str) -> No
     assert y.shape == (3, 50, 3)
     torch.testing.assert_close(y.sum(-1), torch.ones(3, 50))
     assert (x.abs() <= 2 * torch.tensor(env.scale)).all()
-    assert lr.tolist() == pytest.approx([0.3] * 3)
+    assert lr.tolist() == pytest.approx([0.5] * 3)
     assert momentum.tolist() == pytest.approx([0.5] * 3)
     (x.sum() + y[..., 0].sum() + lr.sum() + momentum.sum()).backward()
     assert all(p.grad is not None for p in teacher.parameters())

@@ -27,25 +27,25 @@ JUDGED_EPISODES = 209
 class OuterConfig:
     """The outer loop: Adam on the teacher, through the surrogate of the return."""
 
-    outer_steps: int = 200
+    outer_steps: int = 160
     """Updates of the teacher."""
-    lr: float = 0.03
+    lr: float = 0.05
     """Adam's learning rate at the first outer step; it falls along a cosine."""
     final_lr: float = 0.1
     """Where the cosine ends, as a fraction of lr."""
     clip_norm: float = 1.0
     """The meta-gradient is scaled down to this norm where it is longer; 0 never clips."""
-    policies: int = 4
+    policies: int = 16
     """Fresh policies per outer step, taught side by side."""
-    episodes: int = 8
+    episodes: int = 4
     """Real episodes that each of them plays at each reading."""
-    readout_every: int = 2
+    readout_every: int = 0
     """Inner steps between two readings; 0 reads after the last step only."""
     gamma: float = 0.99
     """Discount of later rewards, in the surrogate alone: what is judged is the undiscounted return."""
-    gae_lambda: float = 0.95
+    gae_lambda: float = 1.0
     """How far advantages look ahead before they trust the critic; 1: to the end."""
-    entropy: float = 0.01
+    entropy: float = 0.0
     """Bonus for undecided policies: keeps exploration alive."""
     critic_lr: float = 0.003
     """Adam's learning rate of the critic."""
@@ -53,13 +53,13 @@ class OuterConfig:
     """Updates of the critic per outer step, each on 2,048 of the states just visited."""
     adjoint: Literal["unrolled", "checkpointed", "reversible"] = "unrolled"
     """How the inner loop is differentiated; the meta-gradient is the same."""
-    valid_every: int = 25
+    valid_every: int = 20
     """Outer steps between two validations; the teacher that does best there is the result."""
     valid_policies: int = 16
     """Fresh policies per validation."""
     valid_episodes: int = 8
     """Greedy episodes of each of them."""
-    checkpoint_every: int = 25
+    checkpoint_every: int = 20
     """Outer steps between two checkpoints."""
     max_skipped: int = 20
     """Non-finite meta-gradients in a row after which the run stops."""

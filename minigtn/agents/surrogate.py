@@ -9,7 +9,7 @@ advantages A_t are then constants of the loss ``-mean(A log pi) - entropy_bonus 
 second pass, reads at the same places. All that is left to the adjoint is an ordinary readout, so every adjoint works.
 
 Advantages are those of Schulman et al. 2016 (arXiv 1506.02438), from a learned critic that is told how far the inner run is; they are
-standardised over the steps of all readings together: each reading by itself would blow up the noise of those that are perfect already.
+standardised over each reading's steps.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def readout_of(
 ) -> Readout:
     """The second pass's readout: ``episodes`` (n = readings * M * N of them, in this order) as R batches of M stacked policies.
 
-    ``advantage`` (L, n), raw. The sum of the readings is the mean over all steps that were played.
+    ``advantage`` (L, n), raw: each reading is standardised by itself, over all of its policies, and is a mean over its steps.
     """
     length = len(advantage)
 
@@ -131,9 +131,12 @@ def readout_of(
         parts = x.reshape(length, readings, n_policies, -1, *x.shape[2:])
         return parts.permute(1, 2, 3, 0, *range(4, parts.dim())).flatten(2, 3)
 
-    steps = episodes.alive.sum()
-    weights = standardize(advantage, episodes.alive) / steps
-    shares = episodes.alive / steps
+    weights = torch.empty_like(advantage)
+    shares = torch.empty_like(advantage)
+    for own in torch.arange(advantage.shape[1], device=advantage.device).chunk(readings):
+        alive = episodes.alive[:, own]
+        weights[:, own] = standardize(advantage[:, own], alive) / alive.sum()
+        shares[:, own] = alive / alive.sum()
     batches = tuple(by_reading(part) for part in (episodes.observations, episodes.actions, weights, shares))
     return Readout(PolicyGradient(policy, entropy), batches, every)
 
@@ -141,7 +144,7 @@ def readout_of(
 def meta_loss(
     policy: Policy, params: Params, lesson: Lesson, readout: Readout, adjoint, optimiser: Optimiser | None = None
 ) -> Tensor:
-    """The second pass: teach M stacked policies, sum of the readings; differentiable into all of the lesson, a scalar."""
+    """The second pass: teach M stacked policies, mean of the readings; differentiable into all of the lesson, a scalar."""
     x, y, lr, momentum = lesson
     _, readings = sgd(SumOfImitations(policy), params, (x, y), lr, momentum, adjoint, readout, optimiser)
-    return readings.sum()
+    return readings.mean()

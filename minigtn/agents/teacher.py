@@ -17,6 +17,9 @@ from minigtn.agents.environments import Environment
 from minigtn.curriculum import Curriculum
 from minigtn.teacher import Teacher, TeacherConfig
 
+CONFIDENCE = 2.0
+"""Action probabilities start as softmax(CONFIDENCE * one-hot): .88 for one of two actions. From evenly divided ones a teacher learns slowly."""
+
 
 @dataclass(frozen=True)
 class StatesConfig:
@@ -36,7 +39,7 @@ class StatesConfig:
     """Of the generator's hidden layer."""
     optimizer: Literal["sgd", "adam", "rmsprop"] = "sgd"
     """The policy's optimizer; its momentum is Adam's beta1."""
-    lr: float = 0.3
+    lr: float = 0.5
     """Initial inner learning rate, learned per step within (1e-4, 10) on a logarithmic scale."""
     momentum: float = 0.5
     """Initial inner momentum, learned per step within (0, 0.99)."""
@@ -73,7 +76,7 @@ class StateTeacher(nn.Module):
         size = n_features if config.states == "learned" else config.z_size
         self.parts = Teacher(config.parts(), (size,), env.n_actions, seed)
         with torch.no_grad():
-            self.parts.y_raw.mul_(0.0)
+            self.parts.y_raw.copy_(CONFIDENCE * self.parts.classes)
         self.generator: nn.Module = nn.Identity()
         if config.states == "generator":
             with torch.random.fork_rng([]):
