@@ -4,7 +4,7 @@ A check prints one of three things: "Not done yet" (the function still returns n
 recognises, or "Correct". It never stops the notebook. Right answers come from `reference`, from `minigtn` or from a formula;
 the usual wrong ones are computed beside them, so that a mistake can be called by its name.
 
-Lessons 5 to 8 have theirs in `checks_later`, lesson 9 in `checks_ranking`.
+Lessons 5 to 8 have theirs in `checks_later`, lesson 9 in `checks_ranking`, lesson 11 in `checks_agents`.
 """
 
 from __future__ import annotations
@@ -520,5 +520,6 @@ def _torch_problem() -> tuple[Any, ...]:
 
 
 # the checks of the later lessons build on what is above
+from checks_agents import *  # noqa: E402, F403
 from checks_later import *  # noqa: E402, F403
 from checks_ranking import *  # noqa: E402, F403

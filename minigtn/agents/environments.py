@@ -94,16 +94,18 @@ class CartPole(Environment):
 
     def step(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x, x_dot, theta, theta_dot = state.unbind(-1)
-        force = action.to(state.dtype) * (2 * self.force_mag) - self.force_mag
         cos = theta.cos()
         sin = theta.sin()
         mass = self.masspole + self.masscart
-        moment = self.masspole * self.length
-        push = (force + moment * theta_dot.square() * sin) / mass
-        theta_acc = (self.gravity * sin - cos * push) / (self.length * (4.0 / 3.0 - self.masspole * cos.square() / mass))
-        x_acc = push - moment * theta_acc * cos / mass
+        moment = self.masspole * self.length / mass
+        push = action.to(state.dtype) * (2 * self.force_mag / mass) - self.force_mag / mass
+        push = torch.addcmul(push, theta_dot.square(), sin, value=moment)
+        inertia = cos.square() * (-self.length * self.masspole / mass) + self.length * 4.0 / 3.0
+        theta_acc = torch.addcmul(self.gravity * sin, cos, push, value=-1) / inertia
+        x_acc = torch.addcmul(push, theta_acc, cos, value=-moment)
         state = state.add(torch.stack((x_dot, x_acc, theta_dot, theta_acc), -1), alpha=self.TAU)
-        terminated = (state[:, ::2].abs() > state.new_tensor((self.MOST_POSITION, self.MOST_ANGLE))).any(-1)
+        x, _, theta, _ = state.unbind(-1)
+        terminated = (x.abs() > self.MOST_POSITION) | (theta.abs() > self.MOST_ANGLE)
         return state, torch.ones_like(x), terminated
 
     def _with_physics(self, env: Any) -> Any:

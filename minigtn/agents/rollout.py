@@ -94,19 +94,28 @@ class Episodes:
 @torch.no_grad()
 def play(running: Running, act: Act, limit: int) -> Episodes:
     """All episodes to their end, ``limit`` steps at most. Memory: L*n*(F + 3) numbers. Time: L steps of the environment and the policy."""
-    rows: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
-    alive = torch.ones_like(running.observation[:, 0])
+    observations: list[Tensor] = []
+    actions: list[Tensor] = []
+    rewards: list[Tensor] = []
+    overs: list[Tensor] = []
+    finished = torch.zeros(len(running.observation), dtype=torch.bool, device=running.observation.device)
     for t in range(limit):
-        before = running.observation
-        action = act(before)
-        reward, over = running.step(action)
-        rows.append((before, action, reward * alive, alive))
-        alive = alive * ~over
-        if t % LOOK_EVERY == LOOK_EVERY - 1 and not alive.any():
-            break
-    observations, actions, rewards, lives = (torch.stack(column) for column in zip(*rows, strict=True))
-    length = int(lives.sum(0).max())
-    return Episodes(observations[:length], actions[:length], rewards[:length], lives[:length], running.observation, alive == 0)
+        observations.append(running.observation)
+        actions.append(act(running.observation))
+        reward, over = running.step(actions[-1])
+        rewards.append(reward)
+        overs.append(over)
+        if t % LOOK_EVERY == LOOK_EVERY - 1:
+            finished |= torch.stack(overs[-LOOK_EVERY:]).any(0)
+            if finished.all():
+                break
+    ended = torch.stack(overs).cumsum(0) > 0
+    alive = torch.cat([torch.ones_like(ended[:1]), ~ended[:-1]])
+    length = int(alive.sum(0).max())
+    alive = alive[:length].to(rewards[0].dtype)
+    seen = torch.stack(observations[:length])
+    earned = torch.stack(rewards[:length]) * alive
+    return Episodes(seen, torch.stack(actions[:length]), earned, alive, running.observation, ended[-1])
 
 
 def sampler(logits_of: Act, rng: torch.Generator) -> Act:
