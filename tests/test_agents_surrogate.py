@@ -133,7 +133,7 @@ def test_the_first_pass_keeps_the_weights_that_the_second_reads() -> None:
     problem = agent_problem()
     params = problem.unflatten(problem.inputs["weights"])
     lesson = (problem.inputs["images"], problem.inputs["labels"], problem.inputs["lr"], problem.inputs["momentum"])
-    kept = weights_at_readings(problem.policy, params, lesson, every=3)
+    kept = weights_at_readings(SumOfImitations(problem.policy), params, lesson, every=3)
     assert len(kept) == 3
     for at, steps in zip(kept, (3, 6, 7), strict=True):
         batches = (lesson[0][:steps], lesson[1][:steps])

@@ -53,7 +53,7 @@ def agent_problem(*, steps: int = 7, every: int = 3) -> AgentProblem:
     y = torch.randn(steps, STATES, env.n_actions, generator=rng, dtype=torch.float64).softmax(-1)
     lr = torch.linspace(0.4, 0.2, steps, dtype=torch.float64)
     momentum = torch.tensor([MOMENTA[t % len(MOMENTA)] for t in range(steps)], dtype=torch.float64)
-    kept = weights_at_readings(policy, params, (x, y, lr, momentum), every)
+    kept = weights_at_readings(SumOfImitations(policy), params, (x, y, lr, momentum), every)
     together = {name: torch.cat([at[name] for at in kept]).float() for name in params}
     n_policies = len(kept) * POLICIES
     running = Simulation(env, n_policies * EPISODES, rng)

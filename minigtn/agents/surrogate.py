@@ -15,21 +15,23 @@ standardised over each reading's steps.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minigtn.adjoints import Unrolled
-from minigtn.agents.policies import Policy, SumOfImitations
+from minigtn.adjoints import Adjoint, Unrolled
+from minigtn.agents.policies import Policy
 from minigtn.agents.rollout import Episodes
 from minigtn.optimisers import Optimiser
 from minigtn.sgd import Params, Readout, sgd
 
 Lesson = tuple[Tensor, Tensor, Tensor, Tensor]
-"""What a teacher hands out: states x (T, B, F), action probabilities y (T, B, K), lr (T,), momentum (T,)."""
+"""What a teacher hands out: states x (T, B, F), what it says of their actions y (T, B, K), lr (T,), momentum (T,)."""
+InnerLoss = Callable[[Params, Sequence[Tensor]], Tensor]
+"""What stacked policies are trained with: ``SumOfImitations`` or ``SumOfBanditLosses``."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class Critic(nn.Module):
 
 
 def weights_at_readings(
-    policy: Policy, params: Params, lesson: Lesson, every: int, optimiser: Optimiser | None = None
+    inner: InnerLoss, params: Params, lesson: Lesson, every: int, optimizer: Optimiser | None = None
 ) -> list[Params]:
     """The first pass: the weights of M stacked policies after inner steps ``every``, 2 * ``every``, ... and the last, without gradient."""
     kept: list[Params] = []
@@ -83,7 +85,7 @@ def weights_at_readings(
     x, y, lr, momentum = lesson
     nothing = x.new_zeros(math.ceil(len(x) / every))
     with torch.no_grad():
-        sgd(SumOfImitations(policy), params, (x, y), lr, momentum, Unrolled(), Readout(keep, (nothing,), every), optimiser)
+        sgd(inner, params, (x, y), lr, momentum, Unrolled(), Readout(keep, (nothing,), every), optimizer)
     return kept
 
 
@@ -142,9 +144,9 @@ def readout_of(
 
 
 def meta_loss(
-    policy: Policy, params: Params, lesson: Lesson, readout: Readout, adjoint, optimiser: Optimiser | None = None
+    inner: InnerLoss, params: Params, lesson: Lesson, readout: Readout, adjoint: Adjoint, optimizer: Optimiser | None = None
 ) -> Tensor:
     """The second pass: teach M stacked policies, mean of the readings; differentiable into all of the lesson, a scalar."""
     x, y, lr, momentum = lesson
-    _, readings = sgd(SumOfImitations(policy), params, (x, y), lr, momentum, adjoint, readout, optimiser)
+    _, readings = sgd(inner, params, (x, y), lr, momentum, adjoint, readout, optimizer)
     return readings.mean()

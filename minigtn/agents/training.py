@@ -13,14 +13,15 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from minigtn.agents import config as purpose
+from minigtn.agents.bandit import Bandit, BanditConfig, SumOfBanditLosses
 from minigtn.agents.config import AgentConfig
 from minigtn.agents.policies import Policy, SumOfImitations
 from minigtn.agents.rollout import Episodes, Simulation, greedy, play, sampler, side_by_side
-from minigtn.agents.surrogate import Critic, advantages, meta_loss, readout_of, weights_at_readings
+from minigtn.agents.surrogate import Critic, InnerLoss, Lesson, advantages, meta_loss, readout_of, weights_at_readings
 from minigtn.agents.teacher import StateTeacher
 from minigtn.config import from_dict, require_same, seed_for, to_dict
 from minigtn.curriculum import Curriculum
@@ -59,16 +60,19 @@ class AgentTraining:
     ``readings * policies * episodes`` episodes side by side. Memory: those steps, and the adjoint's.
     """
 
-    def __init__(self, config: AgentConfig, device: torch.device | str = "cpu") -> None:
+    def __init__(self, config: AgentConfig, device: torch.device | str = "cpu", bandit: BanditConfig | None = None) -> None:
+        """With ``bandit`` the teacher is a synthetic environment (:mod:`minigtn.agents.bandit`) in place of ``config.teacher``'s states."""
         self.config = config
         self.device = torch.device(device)
         self.env = config.make_env()
         self.policy = Policy(config.policy, len(self.env.features), self.env.n_actions)
-        self.imitation = SumOfImitations(self.policy)
         self.adjoint = config.outer.make_adjoint()
         self.optimizer = NAMES[config.teacher.optimizer]
         self.unit = self.env.reward_scale / (1 - config.outer.gamma)
-        self.teacher = StateTeacher(config.teacher, self.env, seed_for(config.seed, purpose.TEACHER, 0)).to(self.device)
+        seed = seed_for(config.seed, purpose.TEACHER, 0)
+        self.teacher: nn.Module = StateTeacher(config.teacher, self.env, seed) if bandit is None else Bandit(bandit, self.env, seed)
+        self.teacher.to(self.device)
+        self.inner: InnerLoss = SumOfImitations(self.policy) if bandit is None else SumOfBanditLosses(self.policy)
         self.critic = Critic(self.env.scale, seed_for(config.seed, purpose.CRITIC, 0)).to(self.device)
         self.learned = [p for p in self.teacher.parameters() if p.requires_grad]
         self.adam = torch.optim.Adam(self.learned, lr=config.outer.lr)
@@ -85,6 +89,10 @@ class AgentTraining:
         seeds = [seed_for(self.config.seed, purpose_, first + i) for i in range(n)]
         return self.policy.init(seeds, device=self.device)
 
+    def lesson(self, number: int) -> Lesson:
+        """What the teacher hands out; a bandit draws other states for every ``number``."""
+        return self.teacher(number) if isinstance(self.teacher, Bandit) else self.teacher()
+
     def episodes_of(self, kept: list[Params]) -> Episodes:
         """The first pass's episodes: of R readings of M policies, N each, actions sampled; R*M*N side by side."""
         outer = self.config.outer
@@ -100,8 +108,8 @@ class AgentTraining:
         outer = self.config.outer
         progress = self.progress
         params = self.fresh(purpose.POLICY, progress.step * outer.policies, outer.policies)
-        lesson = self.teacher()
-        kept = weights_at_readings(self.policy, params, lesson, self.config.every, self.optimizer)
+        lesson = self.lesson(progress.step)
+        kept = weights_at_readings(self.inner, params, lesson, self.config.every, self.optimizer)
         episodes = self.episodes_of(kept)
         done = self._done()
         advantage, targets = advantages(episodes, self.critic, done, outer.gamma, outer.gae_lambda, self.unit)
@@ -110,7 +118,7 @@ class AgentTraining:
         )
         self.adam.zero_grad()
         try:
-            loss = meta_loss(self.policy, params, lesson, readout, self.adjoint, self.optimizer)
+            loss = meta_loss(self.inner, params, lesson, readout, self.adjoint, self.optimizer)
             loss.backward()
             norm = float(torch.nn.utils.clip_grad_norm_(self.learned, outer.clip_norm or math.inf))
         except FixedPointOverflow:  # the adjoint Reversible meets what the others see as infinity
@@ -164,9 +172,9 @@ class AgentTraining:
     def validate(self) -> float:
         """Mean return of fresh policies after the last inner step, greedy; keeps the teacher if it is the best so far."""
         outer = self.config.outer
-        x, y, lr, momentum = self.teacher()
+        x, y, lr, momentum = self.lesson(0)
         params = self.fresh(purpose.VALIDATION, 0, outer.valid_policies)
-        taught = sgd(self.imitation, params, (x, y), lr, momentum, optimiser=self.optimizer)
+        taught = sgd(self.inner, params, (x, y), lr, momentum, optimiser=self.optimizer)
         rng = torch.Generator().manual_seed(seed_for(self.config.seed, purpose.VALIDATION_EPISODES, 0))
         running = Simulation(self.env, outer.valid_policies * outer.valid_episodes, rng, self.device)
         episodes = play(running, greedy(side_by_side(self.policy, taught, outer.valid_policies)), self.env.limit)
@@ -211,7 +219,9 @@ class AgentTraining:
             metrics.close()
 
     def result(self) -> Curriculum:
-        """The curriculum of the best teacher on validation episodes, on the CPU."""
+        """The curriculum of the best teacher on validation episodes, on the CPU. ValueError for a bandit, which has none."""
+        if not isinstance(self.teacher, StateTeacher):
+            raise ValueError("a synthetic environment hands out rewards, not action probabilities: it has no curriculum")
         about = {"config": to_dict(self.config), "outer_steps_taken": self.progress.best_step}
         return self.teacher.curriculum(self.env, about, self.best).to("cpu")
 
