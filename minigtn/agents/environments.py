@@ -33,7 +33,8 @@ class Environment(ABC):
     features: ClassVar[tuple[str, ...]]
     """Names of the F numbers of an observation."""
     scale: ClassVar[tuple[float, ...]]
-    """Typical size of each of them: synthetic states are learned in these units."""
+    """Units in which synthetic states are learned (they stay within two of them) and the critic sees observations. Not their typical sizes:
+    a policy leans on a feature the more, the larger it is in the states that taught it, so what matters gets large ones (docs/log.md)."""
     reward_scale: ClassVar[float]
     """Typical size of one reward."""
     actions: ClassVar[tuple[str, ...]]
@@ -81,7 +82,7 @@ class CartPole(Environment):
     limit: ClassVar[int] = 500
     n_actions: ClassVar[int] = 2
     features: ClassVar[tuple[str, ...]] = ("position", "velocity", "angle", "angular velocity")
-    scale: ClassVar[tuple[float, ...]] = (1.0, 1.0, 0.1, 1.0)
+    scale: ClassVar[tuple[float, ...]] = (0.5, 1.0, 1.5, 2.0)
     reward_scale: ClassVar[float] = 1.0
     actions: ClassVar[tuple[str, ...]] = ("left", "right")
 
