@@ -31,7 +31,7 @@ from minigtn.curriculum import Curriculum, load_curriculum, teach
 from minigtn.files import environment, read_json, write_json
 
 SEEDS = 3
-SMALL_OUTER = OuterConfig(outer_steps=2, policies=2, episodes=2, valid_every=2, valid_policies=2, valid_episodes=2)
+SMALL_OUTER = OuterConfig(outer_steps=2, tries=2, policies=2, episodes=2, valid_every=2, valid_policies=2, valid_episodes=2)
 POLICIES = {
     "tanh 8": PolicyConfig((8,)),
     "tanh 32 (the teacher's own)": PolicyConfig((32,)),
@@ -117,7 +117,7 @@ def one_step(bench: Bench) -> dict[str, Any]:
 def one_step_config(seed: int, batch_size: int) -> AgentConfig:
     base = PRESETS["CartPole-v1"]
     teacher = dataclasses.replace(base.teacher, inner_steps=1, batch_size=batch_size, lr=3.0)
-    return dataclasses.replace(base, seed=seed, teacher=teacher, outer=dataclasses.replace(base.outer, policies=8, outer_steps=400))
+    return dataclasses.replace(base, seed=seed, teacher=teacher, outer=dataclasses.replace(base.outer, outer_steps=400))
 
 
 def transfer(bench: Bench) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from minigtn.agents.policies import Policy, PolicyConfig
 from minigtn.agents.training import AgentTraining
 from minigtn.sgd import sgd
 
-OUTER = OuterConfig(outer_steps=2, policies=2, episodes=2, valid_every=2, valid_policies=2, valid_episodes=2)
+OUTER = OuterConfig(outer_steps=2, tries=2, policies=2, episodes=2, valid_every=2, valid_policies=2, valid_episodes=2)
 
 
 def test_its_loss_is_the_expected_reward() -> None:

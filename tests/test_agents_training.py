@@ -14,6 +14,7 @@ import torch
 
 import minigtn
 from minigtn.agents import commands, judging, report, runs
+from minigtn.agents import config as purpose
 from minigtn.agents.animation import animate
 from minigtn.agents.config import AgentConfig, JudgeConfig, OuterConfig
 from minigtn.agents.environments import ENVIRONMENTS, make
@@ -21,6 +22,7 @@ from minigtn.agents.policies import PolicyConfig
 from minigtn.agents.teacher import StatesConfig, StateTeacher
 from minigtn.agents.training import AgentTraining, AgentTrainingDiverged
 from minigtn.cli import main
+from minigtn.config import seed_for
 from minigtn.files import read_json, read_metrics
 from minigtn.figures import PALETTES
 
@@ -29,16 +31,17 @@ pytest.importorskip("gymnasium", reason="comes with minigtn[rl]")
 TINY = AgentConfig(
     policy=PolicyConfig(hidden=(6,)),
     teacher=StatesConfig(inner_steps=3, batch_size=4),
-    outer=OuterConfig(outer_steps=4, policies=2, episodes=2, valid_every=2, valid_policies=2, valid_episodes=2, checkpoint_every=2),
+    outer=OuterConfig(outer_steps=4, tries=2, policies=2, episodes=2, valid_every=2, valid_policies=2, valid_episodes=2, checkpoint_every=2),
     judge=JudgeConfig(policies=2, episodes=2),
 )
-FLAGS = ["--policy.hidden", "6", "--teacher.inner-steps", "3", "--teacher.batch-size", "4", "--outer.outer-steps", "4", "--outer.policies", "2",
+FLAGS = ["--policy.hidden", "6", "--teacher.inner-steps", "3", "--teacher.batch-size", "4", "--outer.outer-steps", "4", "--outer.tries", "2", "--outer.policies", "2",
          "--outer.episodes", "2", "--outer.valid-every", "2", "--outer.valid-policies", "2", "--outer.valid-episodes", "2",
          "--outer.checkpoint-every", "2", "--judge.policies", "2", "--judge.episodes", "2"]  # fmt: skip
 
 
 def state(training: AgentTraining) -> list[torch.Tensor]:
-    parts = [*training.teacher.state_dict().values(), *training.critic.state_dict().values(), *training.best.values()]
+    best = [training.best[name] for name in sorted(training.best)]
+    parts = [*training.teacher.state_dict().values(), *training.critic.state_dict().values(), *best]
     moments = [s["exp_avg"] for adam in (training.adam, training.critic_adam) for s in adam.state.values()]
     return [*parts, *moments]
 
@@ -66,6 +69,18 @@ def test_a_resumed_run_goes_on_to_the_same_bits(tmp_path: Path) -> None:
 def test_another_seed_is_another_run() -> None:
     one, other = (AgentTraining(dataclasses.replace(TINY, seed=seed)) for seed in (0, 1))
     assert one.outer_step()["returns"] != other.outer_step()["returns"]
+
+
+def test_the_best_of_several_untrained_teachers_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    training = AgentTraining(dataclasses.replace(TINY, outer=dataclasses.replace(TINY.outer, tries=5)))
+    played = []
+    monkeypatch.setattr(training, "episodes_of", lambda kept: played.append(AgentTraining.episodes_of(training, kept)) or played[-1])
+    training.begin()
+    means = played[0].returns().view(5, -1).mean(1)
+    assert len(set(means.tolist())) > 1
+    seeds = [StateTeacher(TINY.teacher, training.env, seed_for(TINY.seed, purpose.TEACHER, i)) for i in range(5)]
+    assert training.teacher.parts.pixels.equal(seeds[int(means.argmax())].parts.pixels)
+    assert training.progress.env_steps == played[0].steps()
 
 
 def test_ctrl_c_saves_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,7 @@ JUDGED_EPISODES = 209
 class OuterConfig:
     """The outer loop: Adam on the teacher, through the surrogate of the return."""
 
-    outer_steps: int = 100
+    outer_steps: int = 200
     """Updates of the teacher."""
     lr: float = 0.05
     """Adam's learning rate at the first outer step; it falls along a cosine."""
@@ -35,6 +35,9 @@ class OuterConfig:
     """Where the cosine ends, as a fraction of lr."""
     clip_norm: float = 1.0
     """The meta-gradient is scaled down to this norm where it is longer; 0 never clips."""
+    tries: int = 16
+    """Untrained teachers of which the best, by the return of the policies that it teaches, is where meta-training begins. More than 1 where
+    rewards are sparse: as long as no policy ever reaches a goal, there is no gradient."""
     policies: int = 16
     """Fresh policies per outer step, taught side by side."""
     episodes: int = 4
@@ -65,7 +68,7 @@ class OuterConfig:
     """Non-finite meta-gradients in a row after which the run stops."""
 
     def __post_init__(self) -> None:
-        least_of = {"outer_steps": 1, "policies": 1, "episodes": 2, "readout_every": 0, "critic_steps": 1, "valid_every": 1,
+        least_of = {"outer_steps": 1, "tries": 1, "policies": 1, "episodes": 2, "readout_every": 0, "critic_steps": 1, "valid_every": 1,
                     "valid_policies": 1, "valid_episodes": 1, "checkpoint_every": 1, "max_skipped": 1}  # fmt: skip
         for name, least in least_of.items():
             if getattr(self, name) < least:
@@ -145,7 +148,7 @@ class AgentConfig:
 
 PRESETS: dict[str, AgentConfig] = {
     "CartPole-v1": AgentConfig(),
-    "Acrobot-v1": AgentConfig(env="Acrobot-v1"),
+    "Acrobot-v1": AgentConfig(env="Acrobot-v1", teacher=StatesConfig(inner_steps=16)),
     "Pendulum-v1": AgentConfig(env="Pendulum-v1"),
 }
 """Settings to start from, by environment."""

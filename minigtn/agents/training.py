@@ -69,9 +69,8 @@ class AgentTraining:
         self.adjoint = config.outer.make_adjoint()
         self.optimizer = NAMES[config.teacher.optimizer]
         self.unit = self.env.reward_scale / (1 - config.outer.gamma)
-        seed = seed_for(config.seed, purpose.TEACHER, 0)
-        self.teacher: nn.Module = StateTeacher(config.teacher, self.env, seed) if bandit is None else Bandit(bandit, self.env, seed)
-        self.teacher.to(self.device)
+        self.bandit = bandit
+        self.teacher = self._new_teacher(0)
         self.inner: InnerLoss = SumOfImitations(self.policy) if bandit is None else SumOfBanditLosses(self.policy)
         self.critic = Critic(self.env.scale, seed_for(config.seed, purpose.CRITIC, 0)).to(self.device)
         self.learned = [p for p in self.teacher.parameters() if p.requires_grad]
@@ -89,6 +88,12 @@ class AgentTraining:
         seeds = [seed_for(self.config.seed, purpose_, first + i) for i in range(n)]
         return self.policy.init(seeds, device=self.device)
 
+    def _new_teacher(self, number: int) -> nn.Module:
+        seed = seed_for(self.config.seed, purpose.TEACHER, number)
+        if self.bandit is not None:
+            return Bandit(self.bandit, self.env, seed).to(self.device)
+        return StateTeacher(self.config.teacher, self.env, seed).to(self.device)
+
     def lesson(self, number: int) -> Lesson:
         """What the teacher hands out; a bandit draws other states for every ``number``."""
         return self.teacher(number) if isinstance(self.teacher, Bandit) else self.teacher()
@@ -103,10 +108,28 @@ class AgentTraining:
         running = Simulation(self.env, n_policies * outer.episodes, rng, self.device)
         return play(running, sampler(side_by_side(self.policy, params, n_policies), here), self.env.limit)
 
+    def begin(self) -> None:
+        """Before the first outer step: the best of ``outer.tries`` untrained teachers takes this one's place."""
+        outer = self.config.outer
+        params = self.fresh(purpose.POLICY, 0, outer.policies)
+        states = []
+        taught = []
+        for number in range(outer.tries):
+            self.teacher.load_state_dict(self._new_teacher(number).state_dict())
+            states.append(self._snapshot())
+            taught += weights_at_readings(self.inner, params, self.lesson(0), self.config.teacher.inner_steps, self.optimizer)
+        episodes = self.episodes_of(taught)
+        self.progress.env_steps += episodes.steps()
+        best = episodes.returns().view(outer.tries, -1).mean(1).argmax()
+        self.teacher.load_state_dict(states[int(best)])
+        self.best = self._snapshot()
+
     def outer_step(self) -> dict[str, Any]:
         """One update of the teacher, unless the meta-gradient is not finite, and of the critic. Returns the record for the metrics."""
         outer = self.config.outer
         progress = self.progress
+        if progress.step == 0 and outer.tries > 1:
+            self.begin()
         params = self.fresh(purpose.POLICY, progress.step * outer.policies, outer.policies)
         lesson = self.lesson(progress.step)
         kept = weights_at_readings(self.inner, params, lesson, self.config.every, self.optimizer)
