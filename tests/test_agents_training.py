@@ -104,14 +104,12 @@ def test_ctrl_c_saves_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_meta_gradients_that_are_not_finite_stop_the_run(tmp_path: Path) -> None:
-    training = AgentTraining(dataclasses.replace(TINY, outer=dataclasses.replace(TINY.outer, max_skipped=2, adjoint="checkpointed")))
+    training = AgentTraining(dataclasses.replace(TINY, outer=dataclasses.replace(TINY.outer, tries=1, max_skipped=2, adjoint="checkpointed")))
     with torch.no_grad():
         training.teacher.parts.y_raw[0, 0, 0] = math.nan
-    before = [p.clone() for p in training.critic.parameters()]
     with pytest.raises(AgentTrainingDiverged, match="2 meta-gradients in a row were not finite"):
         training.run(tmp_path)
     assert training.progress.skipped == 2
-    assert before
 
 
 def test_a_run_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,11 +29,11 @@ class OuterConfig:
 
     outer_steps: int = 200
     """Updates of the teacher."""
-    lr: float = 0.05
+    lr: float = 0.03
     """Adam's learning rate at the first outer step; it falls along a cosine."""
     final_lr: float = 0.1
     """Where the cosine ends, as a fraction of lr."""
-    clip_norm: float = 1.0
+    clip_norm: float = 0.1
     """The meta-gradient is scaled down to this norm where it is longer; 0 never clips."""
     tries: int = 16
     """Untrained teachers of which the best, by the return of the policies that it teaches, is where meta-training begins. More than 1 where
@@ -148,7 +148,7 @@ class AgentConfig:
 
 PRESETS: dict[str, AgentConfig] = {
     "CartPole-v1": AgentConfig(),
-    "Acrobot-v1": AgentConfig(env="Acrobot-v1", teacher=StatesConfig(inner_steps=16)),
+    "Acrobot-v1": AgentConfig(env="Acrobot-v1", teacher=StatesConfig(inner_steps=16), outer=OuterConfig(gamma=0.98)),
     "Pendulum-v1": AgentConfig(env="Pendulum-v1"),
 }
 """Settings to start from, by environment."""
