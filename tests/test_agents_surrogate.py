@@ -66,6 +66,14 @@ def test_the_entropy_bonus_makes_undecided() -> None:
     torch.testing.assert_close(PolicyGradient(policy, 0.5)(params, batch), -0.5 * entropy)
 
 
+def test_sharpness_multiplies_the_logits() -> None:
+    policy = Policy(PolicyConfig(hidden=()), 2, 3)
+    params = policy.init([0])
+    batch = (torch.randn(1, 7, 2), torch.randint(3, (1, 7)), torch.randn(1, 7), torch.zeros(1, 7))
+    louder = {name: 3 * p for name, p in params.items()}  # without a hidden layer these are three times the logits
+    torch.testing.assert_close(PolicyGradient(policy, 0.0, 3.0)(params, batch), PolicyGradient(policy)(louder, batch))
+
+
 def some_episodes(L: int = 6, n: int = 8) -> Episodes:
     lengths = torch.tensor([2, 3, 6, 1, 6, 5, 4, 6])
     alive = (torch.arange(L)[:, None] < lengths).float()
@@ -112,7 +120,7 @@ def test_standardized_advantages_count_real_steps_alone() -> None:
 def test_the_readout_holds_each_policys_own_episodes() -> None:
     policy = Policy(PolicyConfig(hidden=()), 4, 2)
     episodes = some_episodes()
-    readout = readout_of(policy, episodes, episodes.rewards, readings=2, n_policies=2, every=1, entropy=0.0)
+    readout = readout_of(PolicyGradient(policy), episodes, episodes.rewards, readings=2, n_policies=2, every=1)
     observations, actions, weights, shares = readout.batches
     assert observations.shape == (2, 2, 12, 4)
     assert actions.shape == weights.shape == shares.shape == (2, 2, 12)

@@ -50,6 +50,9 @@ class OuterConfig:
     """How far advantages look ahead before they trust the critic; 1: to the end."""
     entropy: float = 0.0
     """Bonus for undecided policies: keeps exploration alive."""
+    sharpness: float = 1.0
+    """Logits are multiplied by this where actions are drawn for the outer loss. Policies are judged greedily: more than 1 brings what is
+    learned nearer to that, and explores less."""
     critic_lr: float = 0.003
     """Adam's learning rate of the critic."""
     critic_steps: int = 8
@@ -78,7 +81,7 @@ class OuterConfig:
                 raise ValueError(f"outer.{name} must be in [0, 1], not {getattr(self, name)}")
         if self.gamma == 1:
             raise ValueError("outer.gamma must be below 1: values are learned in units of 1 / (1 - gamma)")
-        for name in ("lr", "critic_lr"):
+        for name in ("lr", "critic_lr", "sharpness"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"outer.{name} must be positive and finite, not {getattr(self, name)}")
         if not 0 <= self.final_lr <= 1 or not 0 <= self.clip_norm < math.inf or not 0 <= self.entropy < math.inf:

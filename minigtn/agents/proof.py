@@ -13,7 +13,7 @@ from minigtn.adjoints import Adjoint
 from minigtn.agents.environments import CartPole
 from minigtn.agents.policies import Policy, PolicyConfig, SumOfImitations
 from minigtn.agents.rollout import Simulation, play, sampler, side_by_side
-from minigtn.agents.surrogate import Critic, Readout, advantages, readout_of, weights_at_readings
+from minigtn.agents.surrogate import Critic, PolicyGradient, Readout, advantages, readout_of, weights_at_readings
 from minigtn.check import MOMENTA, Problem
 from minigtn.sgd import sgd
 
@@ -60,7 +60,7 @@ def agent_problem(*, steps: int = 7, every: int = 3) -> AgentProblem:
     episodes = play(running, sampler(side_by_side(policy, together, n_policies), rng), STEPS_PLAYED)
     progress = torch.linspace(0, 1, n_policies * EPISODES)
     advantage, _ = advantages(episodes, Critic(env.scale, 0), progress, 0.9, 0.9, 1.0)
-    readout = readout_of(policy, episodes, advantage, len(kept), POLICIES, every, entropy=0.1)
+    readout = readout_of(PolicyGradient(policy, 0.1, 1.5), episodes, advantage, len(kept), POLICIES, every)
     readout = dataclasses.replace(readout, batches=tuple(b.double() if b.is_floating_point() else b for b in readout.batches))
     w = torch.cat([p.reshape(-1) for p in params.values()])
     inputs = {"weights": w, "images": x, "labels": y, "lr": lr, "momentum": momentum}

@@ -43,11 +43,13 @@ class PolicyGradient:
     """
 
     policy: Policy
-    entropy: float
+    entropy: float = 0.0
+    sharpness: float = 1.0
+    """Of the policy that acted: it drew its actions from softmax(sharpness * logits)."""
 
     def __call__(self, params: Params, batch: Sequence[Tensor]) -> Tensor:
         observations, actions, weights, shares = batch
-        log_p = F.log_softmax(self.policy(params, observations), -1)
+        log_p = F.log_softmax(self.sharpness * self.policy(params, observations), -1)
         chosen = log_p.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
         loss = -(weights * chosen).sum()
         if self.entropy:
@@ -120,7 +122,7 @@ def standardize(advantage: Tensor, alive: Tensor) -> Tensor:
 
 
 def readout_of(
-    policy: Policy, episodes: Episodes, advantage: Tensor, readings: int, n_policies: int, every: int, entropy: float
+    loss: PolicyGradient, episodes: Episodes, advantage: Tensor, readings: int, n_policies: int, every: int
 ) -> Readout:
     """The second pass's readout: ``episodes`` (n = readings * M * N of them, in this order) as R batches of M stacked policies.
 
@@ -140,7 +142,7 @@ def readout_of(
         weights[:, own] = standardize(advantage[:, own], alive) / alive.sum()
         shares[:, own] = alive / alive.sum()
     batches = tuple(by_reading(part) for part in (episodes.observations, episodes.actions, weights, shares))
-    return Readout(PolicyGradient(policy, entropy), batches, every)
+    return Readout(loss, batches, every)
 
 
 def meta_loss(

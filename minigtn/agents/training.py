@@ -21,7 +21,7 @@ from minigtn.agents.bandit import Bandit, BanditConfig, SumOfBanditLosses
 from minigtn.agents.config import AgentConfig
 from minigtn.agents.policies import Policy, SumOfImitations
 from minigtn.agents.rollout import Episodes, Simulation, greedy, play, sampler, side_by_side
-from minigtn.agents.surrogate import Critic, InnerLoss, Lesson, advantages, meta_loss, readout_of, weights_at_readings
+from minigtn.agents.surrogate import Critic, InnerLoss, Lesson, PolicyGradient, advantages, meta_loss, readout_of, weights_at_readings
 from minigtn.agents.teacher import StateTeacher
 from minigtn.config import from_dict, require_same, seed_for, to_dict
 from minigtn.curriculum import Curriculum
@@ -106,7 +106,8 @@ class AgentTraining:
         params = {name: torch.cat([at[name] for at in kept]) for name in kept[0]}
         n_policies = len(kept) * outer.policies
         running = Simulation(self.env, n_policies * outer.episodes, rng, self.device)
-        return play(running, sampler(side_by_side(self.policy, params, n_policies), here), self.env.limit)
+        logits = side_by_side(self.policy, params, n_policies)
+        return play(running, sampler(lambda observation: outer.sharpness * logits(observation), here), self.env.limit)
 
     def begin(self) -> None:
         """Before the first outer step: the best of ``outer.tries`` untrained teachers takes this one's place."""
@@ -136,9 +137,8 @@ class AgentTraining:
         episodes = self.episodes_of(kept)
         done = self._done()
         advantage, targets = advantages(episodes, self.critic, done, outer.gamma, outer.gae_lambda, self.unit)
-        readout = readout_of(
-            self.policy, episodes, advantage, self.config.readings, outer.policies, self.config.every, outer.entropy
-        )
+        surrogate = PolicyGradient(self.policy, outer.entropy, outer.sharpness)
+        readout = readout_of(surrogate, episodes, advantage, self.config.readings, outer.policies, self.config.every)
         self.adam.zero_grad()
         try:
             loss = meta_loss(self.inner, params, lesson, readout, self.adjoint, self.optimizer)
