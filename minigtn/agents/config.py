@@ -27,7 +27,7 @@ JUDGED_EPISODES = 209
 class OuterConfig:
     """The outer loop: Adam on the teacher, through the surrogate of the return."""
 
-    outer_steps: int = 200
+    outer_steps: int = 300
     """Updates of the teacher."""
     lr: float = 0.03
     """Adam's learning rate at the first outer step; it falls along a cosine."""
