@@ -18,7 +18,16 @@ import tyro
 from minigtn import ablate, check, data, report, transfer
 from minigtn.agents import commands as agents
 from minigtn.agents.training import AgentTrainingDiverged
-from minigtn.config import PRESETS, EvaluationConfig, Purpose, RunConfig, from_dict, require_same, seed_for, to_dict
+from minigtn.config import (
+    PRESETS,
+    EvaluationConfig,
+    Purpose,
+    RunConfig,
+    from_dict,
+    require_same,
+    seed_for,
+    to_dict,
+)
 from minigtn.curriculum import Curriculum, load_curriculum
 from minigtn.devices import Device, choose
 from minigtn.distributed import WorkerLost, workers

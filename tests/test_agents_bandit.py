@@ -13,7 +13,9 @@ from minigtn.agents.policies import Policy, PolicyConfig
 from minigtn.agents.training import AgentTraining
 from minigtn.sgd import sgd
 
-OUTER = OuterConfig(outer_steps=2, tries=2, policies=2, episodes=2, valid_every=2, valid_policies=2, valid_episodes=2)
+OUTER = OuterConfig(
+    outer_steps=2, tries=2, policies=2, episodes=2, valid_every=2, valid_policies=2, valid_episodes=2
+)
 
 
 def test_its_loss_is_the_expected_reward() -> None:
@@ -24,14 +26,17 @@ def test_its_loss_is_the_expected_reward() -> None:
     r = torch.randn(6, 3)
     actions = torch.distributions.Categorical(logits=policy(params, x)).sample((20_000,))  # (n, 2, 6)
     earned = r.expand(20_000, 2, 6, 3).gather(-1, actions.unsqueeze(-1)).mean((0, 3))
-    torch.testing.assert_close(SumOfBanditLosses(policy)(params, (x, r)), -earned.sum(0).mean(), rtol=0, atol=0.01)
+    torch.testing.assert_close(
+        SumOfBanditLosses(policy)(params, (x, r)), -earned.sum(0).mean(), rtol=0, atol=0.01
+    )
     entropy = torch.distributions.Categorical(logits=policy(params, x)).entropy().sum(0).mean()
     bonus = SumOfBanditLosses(policy, 0.3)(params, (x, r)) - SumOfBanditLosses(policy)(params, (x, r))
     torch.testing.assert_close(bonus, -0.3 * entropy)
 
 
 def test_training_on_it_is_differentiable() -> None:
-    """The gradient of what an agent earns after training, by the rewards, against finite differences, for two adjoints."""
+    """The gradient of what an agent earns after training, by the rewards, against finite differences, for two
+    adjoints."""
     policy = Policy(PolicyConfig(hidden=(4,)), 4, 2)
     start = policy.init([0, 1], dtype=torch.float64)
     rng = torch.Generator().manual_seed(0)
@@ -44,7 +49,9 @@ def test_training_on_it_is_differentiable() -> None:
 
     u = torch.randn(r.shape, generator=rng, dtype=torch.float64)
     h = 1e-5
-    expected = (meta_loss(r + h * u, check.ADJOINTS["Unrolled"]) - meta_loss(r - h * u, check.ADJOINTS["Unrolled"])) / (2 * h)
+    expected = (
+        meta_loss(r + h * u, check.ADJOINTS["Unrolled"]) - meta_loss(r - h * u, check.ADJOINTS["Unrolled"])
+    ) / (2 * h)
     for name in ("Unrolled", "Checkpointed(1)"):
         leaf = r.clone().requires_grad_()
         (d,) = torch.autograd.grad(meta_loss(leaf, check.ADJOINTS[name]), leaf)
@@ -65,7 +72,9 @@ def test_it_draws_other_states_for_every_agent() -> None:
 
 
 def test_a_teacher_of_this_kind_is_meta_trained() -> None:
-    training = AgentTraining(AgentConfig(policy=PolicyConfig(hidden=(6,)), outer=OUTER), bandit=BanditConfig(3, 4))
+    training = AgentTraining(
+        AgentConfig(policy=PolicyConfig(hidden=(6,)), outer=OUTER), bandit=BanditConfig(3, 4)
+    )
     before = [p.clone() for p in training.learned]
     for _ in range(2):
         record = training.outer_step()

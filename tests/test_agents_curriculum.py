@@ -17,7 +17,16 @@ def make(steps: int = 4) -> Curriculum:
     x = torch.randn(steps, 6, 3)
     y = torch.randn(steps, 6, 2).softmax(-1)
     lr = torch.linspace(0.3, 0.05, steps)
-    return Curriculum(x, y, lr, torch.linspace(0.2, 0.8, steps), ("left", "right"), (1.0, 2.0, 3.0), (0.5, 1.0, 2.0), {"by": "a test"})
+    return Curriculum(
+        x,
+        y,
+        lr,
+        torch.linspace(0.2, 0.8, steps),
+        ("left", "right"),
+        (1.0, 2.0, 3.0),
+        (0.5, 1.0, 2.0),
+        {"by": "a test"},
+    )
 
 
 def test_a_file_of_vectors_gives_back_every_bit(tmp_path: Path) -> None:
@@ -49,7 +58,13 @@ def test_teach_takes_the_steps_of_the_inner_loop_on_vectors() -> None:
     config = PolicyConfig(hidden=(5,))
     policy = Policy(config, 3, 2)
     module = config.module(3, 2, seed=7)
-    trained = sgd(SumOfImitations(policy), policy.init([7]), (curriculum.x, curriculum.y), curriculum.lr, curriculum.momentum)
+    trained = sgd(
+        SumOfImitations(policy),
+        policy.init([7]),
+        (curriculum.x, curriculum.y),
+        curriculum.lr,
+        curriculum.momentum,
+    )
     teach(module, curriculum)
     for p, q in zip(module.parameters(), trained.values(), strict=True):
         torch.testing.assert_close(p, q[0], rtol=1e-5, atol=1e-6)
@@ -57,7 +72,10 @@ def test_teach_takes_the_steps_of_the_inner_loop_on_vectors() -> None:
 
 
 def test_what_draws_images_refuses_vectors_in_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"a contact sheet shows images, and this curriculum holds vectors of features, x \(4, 6, 3\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"a contact sheet shows images, and this curriculum holds vectors of features, x \(4, 6, 3\)",
+    ):
         report.export(make(), tmp_path / "sheet.png", "float32")
     with pytest.raises(ValueError, match="pixels='uint8' is for images"):
         make().save(tmp_path / "c.safetensors", pixels="uint8")

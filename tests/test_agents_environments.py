@@ -78,7 +78,9 @@ def test_whole_episodes_agree(name: str) -> None:
     env = make(name)
 
     def rule(observation: torch.Tensor) -> torch.Tensor:
-        score = observation.float() @ torch.linspace(1.0, 2.0, observation.shape[1])  # gymnasium's precision, so that ties are the same
+        score = observation.float() @ torch.linspace(
+            1.0, 2.0, observation.shape[1]
+        )  # gymnasium's precision, so that ties are the same
         return torch.stack([-score, *[torch.full_like(score, -0.05)] * (env.n_actions - 2), score], -1)
 
     running = Gymnasium(env.gymnasium, 6, seed=5)
@@ -86,7 +88,9 @@ def test_whole_episodes_agree(name: str) -> None:
     states = [_state_of(one) for one in running.vector.envs]
     twin.state = torch.stack(states)
     twin.observation = env.observe(twin.state)
-    theirs = play(running, greedy(rule), 60)  # a rule of this kind is chaotic: later on the last digit decides
+    theirs = play(
+        running, greedy(rule), 60
+    )  # a rule of this kind is chaotic: later on the last digit decides
     ours = play(twin, greedy(rule), 60)
     running.close()
     assert ours.actions.tolist() == theirs.actions.tolist()
@@ -106,14 +110,21 @@ def test_other_physics_are_other_episodes() -> None:
 
 
 def test_a_name_that_is_not_there() -> None:
-    with pytest.raises(ValueError, match="there is no environment 'LunarLander-v3' in torch; there are CartPole-v1, Acrobot-v1"):
+    with pytest.raises(
+        ValueError,
+        match="there is no environment 'LunarLander-v3' in torch; there are CartPole-v1, Acrobot-v1",
+    ):
         make("LunarLander-v3")
 
 
 def test_nothing_counts_after_the_end() -> None:
     """Always pushing right: every episode ends within a dozen steps, and its return is its length."""
     env = CartPole()
-    episodes = play(Simulation(env, 50, torch.Generator().manual_seed(0)), lambda o: torch.ones(len(o), dtype=torch.long), env.limit)
+    episodes = play(
+        Simulation(env, 50, torch.Generator().manual_seed(0)),
+        lambda o: torch.ones(len(o), dtype=torch.long),
+        env.limit,
+    )
     lengths = episodes.alive.sum(0)
     assert episodes.terminated.all()
     assert len(set(lengths.tolist())) > 1
@@ -127,7 +138,11 @@ def test_nothing_counts_after_the_end() -> None:
 
 def test_an_episode_that_is_cut_off_is_not_terminated() -> None:
     env = Pendulum()
-    episodes = play(Simulation(env, 3, torch.Generator().manual_seed(0)), lambda o: torch.zeros(len(o), dtype=torch.long), env.limit)
+    episodes = play(
+        Simulation(env, 3, torch.Generator().manual_seed(0)),
+        lambda o: torch.zeros(len(o), dtype=torch.long),
+        env.limit,
+    )
     assert len(episodes.rewards) == 200
     assert episodes.alive.all()
     assert not episodes.terminated.any()

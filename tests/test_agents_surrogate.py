@@ -1,4 +1,5 @@
-"""The surrogate: right by finite differences, a policy gradient by enumeration, and its checker fails on a wrong gradient."""
+"""The surrogate: right by finite differences, a policy gradient by enumeration, and its checker fails on a
+wrong gradient."""
 
 from __future__ import annotations
 
@@ -13,7 +14,14 @@ from minigtn.agents.environments import CartPole
 from minigtn.agents.policies import Policy, PolicyConfig, SumOfImitations
 from minigtn.agents.proof import agent_problem
 from minigtn.agents.rollout import Episodes
-from minigtn.agents.surrogate import Critic, PolicyGradient, advantages, readout_of, standardize, weights_at_readings
+from minigtn.agents.surrogate import (
+    Critic,
+    PolicyGradient,
+    advantages,
+    readout_of,
+    standardize,
+    weights_at_readings,
+)
 from minigtn.sgd import sgd
 
 
@@ -38,8 +46,8 @@ def test_all_adjoints_agree(name: str) -> None:
 
 
 def test_it_is_the_gradient_of_the_expected_return() -> None:
-    """A bandit with two actions: the expected return is a sum over actions, and the surrogate's gradient, weighted by how often each action
-    is taken, is that sum's gradient."""
+    """A bandit with two actions: the expected return is a sum over actions, and the surrogate's gradient,
+    weighted by how often each action is taken, is that sum's gradient."""
     policy = Policy(PolicyConfig(hidden=(5,)), 3, 2)
     params = {name: p.double().requires_grad_() for name, p in policy.init([4]).items()}
     x = torch.randn(1, 6, 3, dtype=torch.float64)
@@ -70,15 +78,21 @@ def test_sharpness_multiplies_the_logits() -> None:
     policy = Policy(PolicyConfig(hidden=()), 2, 3)
     params = policy.init([0])
     batch = (torch.randn(1, 7, 2), torch.randint(3, (1, 7)), torch.randn(1, 7), torch.zeros(1, 7))
-    louder = {name: 3 * p for name, p in params.items()}  # without a hidden layer these are three times the logits
-    torch.testing.assert_close(PolicyGradient(policy, 0.0, 3.0)(params, batch), PolicyGradient(policy)(louder, batch))
+    louder = {
+        name: 3 * p for name, p in params.items()
+    }  # without a hidden layer these are three times the logits
+    torch.testing.assert_close(
+        PolicyGradient(policy, 0.0, 3.0)(params, batch), PolicyGradient(policy)(louder, batch)
+    )
 
 
 def some_episodes(L: int = 6, n: int = 8) -> Episodes:
     lengths = torch.tensor([2, 3, 6, 1, 6, 5, 4, 6])
     alive = (torch.arange(L)[:, None] < lengths).float()
     rewards = torch.randn(L, n) * alive
-    return Episodes(torch.randn(L, n, 4), torch.randint(2, (L, n)), rewards, alive, torch.randn(n, 4), lengths < L)
+    return Episodes(
+        torch.randn(L, n, 4), torch.randint(2, (L, n)), rewards, alive, torch.randn(n, 4), lengths < L
+    )
 
 
 def slow_advantages(episodes: Episodes, critic: Critic, progress: Tensor, gamma: float, lam: float) -> Tensor:
@@ -102,10 +116,14 @@ def test_advantages_are_those_of_the_definition(gamma: float, lam: float) -> Non
     critic = Critic((1.0, 2.0, 3.0, 4.0), 0)
     progress = torch.linspace(0, 1, 8)
     found, targets = advantages(episodes, critic, progress, gamma, lam, 1.0)
-    torch.testing.assert_close(found, slow_advantages(episodes, critic, progress, gamma, lam), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        found, slow_advantages(episodes, critic, progress, gamma, lam), rtol=1e-4, atol=1e-5
+    )
     values = critic(episodes.observations, progress.expand(6, 8))
     torch.testing.assert_close(targets, (found + values) * episodes.alive)
-    half, _ = advantages(dataclasses.replace(episodes, rewards=2 * episodes.rewards), critic, progress, gamma, lam, 2.0)
+    half, _ = advantages(
+        dataclasses.replace(episodes, rewards=2 * episodes.rewards), critic, progress, gamma, lam, 2.0
+    )
     torch.testing.assert_close(half, found, rtol=1e-4, atol=1e-5)
 
 
@@ -114,13 +132,17 @@ def test_standardized_advantages_count_real_steps_alone() -> None:
     found = standardize(5 + 3 * torch.randn(6, 8), episodes.alive)
     real = found[episodes.alive > 0]
     assert found[episodes.alive == 0].abs().max() == 0
-    torch.testing.assert_close(torch.stack([real.mean(), real.std(correction=0)]), torch.tensor([0.0, 1.0]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        torch.stack([real.mean(), real.std(correction=0)]), torch.tensor([0.0, 1.0]), atol=1e-5, rtol=0
+    )
 
 
 def test_the_readout_holds_each_policys_own_episodes() -> None:
     policy = Policy(PolicyConfig(hidden=()), 4, 2)
     episodes = some_episodes()
-    readout = readout_of(PolicyGradient(policy), episodes, episodes.rewards, readings=2, n_policies=2, every=1)
+    readout = readout_of(
+        PolicyGradient(policy), episodes, episodes.rewards, readings=2, n_policies=2, every=1
+    )
     observations, actions, weights, shares = readout.batches
     assert observations.shape == (2, 2, 12, 4)
     assert actions.shape == weights.shape == shares.shape == (2, 2, 12)
@@ -140,7 +162,12 @@ def test_the_readout_holds_each_policys_own_episodes() -> None:
 def test_the_first_pass_keeps_the_weights_that_the_second_reads() -> None:
     problem = agent_problem()
     params = problem.unflatten(problem.inputs["weights"])
-    lesson = (problem.inputs["images"], problem.inputs["labels"], problem.inputs["lr"], problem.inputs["momentum"])
+    lesson = (
+        problem.inputs["images"],
+        problem.inputs["labels"],
+        problem.inputs["lr"],
+        problem.inputs["momentum"],
+    )
     kept = weights_at_readings(SumOfImitations(problem.policy), params, lesson, every=3)
     assert len(kept) == 3
     for at, steps in zip(kept, (3, 6, 7), strict=True):

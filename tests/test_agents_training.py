@@ -23,15 +23,24 @@ from minigtn.agents.teacher import StatesConfig, StateTeacher
 from minigtn.agents.training import AgentTraining, AgentTrainingDiverged
 from minigtn.cli import main
 from minigtn.config import seed_for
-from minigtn.files import read_json, read_metrics
 from minigtn.figures import PALETTES
+from minigtn.files import read_json, read_metrics
 
 pytest.importorskip("gymnasium", reason="comes with minigtn[rl]")
 
 TINY = AgentConfig(
     policy=PolicyConfig(hidden=(6,)),
     teacher=StatesConfig(inner_steps=3, batch_size=4),
-    outer=OuterConfig(outer_steps=4, tries=2, policies=2, episodes=2, valid_every=2, valid_policies=2, valid_episodes=2, checkpoint_every=2),
+    outer=OuterConfig(
+        outer_steps=4,
+        tries=2,
+        policies=2,
+        episodes=2,
+        valid_every=2,
+        valid_policies=2,
+        valid_episodes=2,
+        checkpoint_every=2,
+    ),
     judge=JudgeConfig(policies=2, episodes=2),
 )
 FLAGS = ["--policy.hidden", "6", "--teacher.inner-steps", "3", "--teacher.batch-size", "4", "--outer.outer-steps", "4", "--outer.tries", "2", "--outer.policies", "2",
@@ -74,11 +83,17 @@ def test_another_seed_is_another_run() -> None:
 def test_the_best_of_several_untrained_teachers_begins(monkeypatch: pytest.MonkeyPatch) -> None:
     training = AgentTraining(dataclasses.replace(TINY, outer=dataclasses.replace(TINY.outer, tries=5)))
     played = []
-    monkeypatch.setattr(training, "episodes_of", lambda kept: played.append(AgentTraining.episodes_of(training, kept)) or played[-1])
+    monkeypatch.setattr(
+        training,
+        "episodes_of",
+        lambda kept: played.append(AgentTraining.episodes_of(training, kept)) or played[-1],
+    )
     training.begin()
     means = played[0].returns().view(5, -1).mean(1)
     assert len(set(means.tolist())) > 1
-    seeds = [StateTeacher(TINY.teacher, training.env, seed_for(TINY.seed, purpose.TEACHER, i)) for i in range(5)]
+    seeds = [
+        StateTeacher(TINY.teacher, training.env, seed_for(TINY.seed, purpose.TEACHER, i)) for i in range(5)
+    ]
     assert training.teacher.parts.pixels.equal(seeds[int(means.argmax())].parts.pixels)
     assert training.progress.env_steps == played[0].steps()
 
@@ -104,7 +119,11 @@ def test_ctrl_c_saves_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_meta_gradients_that_are_not_finite_stop_the_run(tmp_path: Path) -> None:
-    training = AgentTraining(dataclasses.replace(TINY, outer=dataclasses.replace(TINY.outer, tries=1, max_skipped=2, adjoint="checkpointed")))
+    training = AgentTraining(
+        dataclasses.replace(
+            TINY, outer=dataclasses.replace(TINY.outer, tries=1, max_skipped=2, adjoint="checkpointed")
+        )
+    )
     with torch.no_grad():
         training.teacher.parts.y_raw[0, 0, 0] = math.nan
     with pytest.raises(AgentTrainingDiverged, match="2 meta-gradients in a row were not finite"):
@@ -123,7 +142,12 @@ def test_a_run_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert 8 <= result["taught"]["worst_policy"] <= result["taught"]["mean"] <= 500
     assert runs.read_config(tmp_path / "run") == TINY
     page = (tmp_path / "run" / "report.html").read_text()
-    for title in ("A taught policy at work", "Return against inner step", "Return against environment steps", "What it decides"):
+    for title in (
+        "A taught policy at work",
+        "Return against inner step",
+        "Return against environment steps",
+        "What it decides",
+    ):
         assert title in page
     assert "<script" not in page
     assert "http://" not in page.replace("http://www.w3.org", "")
@@ -148,7 +172,9 @@ def test_a_run_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixtu
         (["train", "--outer.gamma", "1.0"], "outer.gamma must be below 1"),
     ],
 )
-def test_bad_input_is_one_sentence(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input_is_one_sentence(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(["rl", *words])
     assert stopped.value.code == 2
@@ -172,12 +198,16 @@ def test_a_folder_is_neither_overwritten_nor_mixed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ENVIRONMENTS)
 def test_every_environment_runs_judges_and_draws(name: str, tmp_path: Path) -> None:
     outer = dataclasses.replace(TINY.outer, outer_steps=1)
-    config = dataclasses.replace(commands.PRESETS[name], policy=TINY.policy, teacher=TINY.teacher, outer=outer, judge=TINY.judge)
+    config = dataclasses.replace(
+        commands.PRESETS[name], policy=TINY.policy, teacher=TINY.teacher, outer=outer, judge=TINY.judge
+    )
     result = runs.train(config, tmp_path)
     assert result["taught"]["policies"] == 2
     assert report.write(tmp_path).stat().st_size > 10_000
     env = make(name)
-    drawing = animate(config.policy.module(len(env.features), env.n_actions, 0), env, PALETTES["light"], steps=9)
+    drawing = animate(
+        config.policy.module(len(env.features), env.n_actions, 0), env, PALETTES["light"], steps=9
+    )
     assert drawing.count(b"animateTransform") == 2 if name != "Pendulum-v1" else 1
     ET.fromstring(drawing)
 
@@ -185,7 +215,10 @@ def test_every_environment_runs_judges_and_draws(name: str, tmp_path: Path) -> N
 def test_only_step_sizes_are_learned_when_states_are_not() -> None:
     config = StatesConfig(inner_steps=2, batch_size=3, learn_states=False)
     teacher = StateTeacher(config, make("CartPole-v1"), 0)
-    assert {name for name, p in teacher.named_parameters() if p.requires_grad} == {"parts.lr_raw", "parts.momentum_raw"}
+    assert {name for name, p in teacher.named_parameters() if p.requires_grad} == {
+        "parts.lr_raw",
+        "parts.momentum_raw",
+    }
 
 
 @pytest.mark.parametrize("states", ["learned", "generator"])
@@ -223,4 +256,9 @@ def test_the_summary_counts_policies_not_episodes() -> None:
     found = judging.summary(torch.tensor([[500.0, 400.0], [100.0, 100.0]]))
     assert found["mean"] == 275.0
     assert found["std"] == pytest.approx(247.487, abs=1e-3)
-    assert (found["worst_policy"], found["worst_episode"], found["policies"], found["episodes"]) == (100.0, 100.0, 2, 2)
+    assert (found["worst_policy"], found["worst_episode"], found["policies"], found["episodes"]) == (
+        100.0,
+        100.0,
+        2,
+        2,
+    )

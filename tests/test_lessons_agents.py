@@ -42,7 +42,9 @@ def surrogate(sign=-1, reduce="mean", of="log_p", cut=False) -> Callable[..., An
         logits = logits.detach() if cut else logits
         values = {"log_p": logits.log_softmax(-1), "p": logits.softmax(-1), "logits": logits}[of]
         chosen = values.gather(1, actions[:, None])[:, 0]
-        return sign * getattr(advantages * chosen, reduce)() if reduce != "none" else sign * advantages * chosen
+        return (
+            sign * getattr(advantages * chosen, reduce)() if reduce != "none" else sign * advantages * chosen
+        )
 
     return answer
 
@@ -54,7 +56,11 @@ def half_cut(logits, actions, advantages):
 
 
 WRONG: list[tuple[str, Callable[..., Any], str]] = [
-    ("11_returns_to_go", lambda rewards, gamma: to_go()(rewards.flip(0), gamma).flip(0), "what came before step t"),
+    (
+        "11_returns_to_go",
+        lambda rewards, gamma: to_go()(rewards.flip(0), gamma).flip(0),
+        "what came before step t",
+    ),
     ("11_returns_to_go", to_go(gamma_power=False), "discounted by gamma"),
     ("11_returns_to_go", to_go(own=False), "belongs to it, too"),
     ("11_returns_to_go", to_go(start="0"), "not from the start of the episode"),
@@ -79,7 +85,9 @@ RIGHT: list[tuple[str, Callable[..., Any]]] = [
 
 
 @pytest.mark.parametrize(("name", "wrong", "hint"), WRONG, ids=[f"{name}-{hint}" for name, _, hint in WRONG])
-def test_check_names_the_mistake(name: str, wrong: Callable[..., Any], hint: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_names_the_mistake(
+    name: str, wrong: Callable[..., Any], hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     getattr(checks, f"check_{name}")(wrong)
     said = capsys.readouterr().out
     assert said.startswith("Not yet right: ")
@@ -87,7 +95,9 @@ def test_check_names_the_mistake(name: str, wrong: Callable[..., Any], hint: str
 
 
 @pytest.mark.parametrize(("name", "right"), RIGHT, ids=[name for name, _ in RIGHT])
-def test_check_accepts_a_right_answer(name: str, right: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_accepts_a_right_answer(
+    name: str, right: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
     getattr(checks, f"check_{name}")(right)
     assert capsys.readouterr().out == "Correct.\n"
 

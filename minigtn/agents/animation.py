@@ -1,6 +1,6 @@
 """A policy at work, as a drawing that moves by itself: SVG with SMIL animation, no script, a few ten kB.
 
-    picture = animate(policy, CartPole(), PALETTES["light"])
+picture = animate(policy, CartPole(), PALETTES["light"])
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ DRAWN_EVERY = 2  # environment steps between two key frames
 
 @torch.no_grad()
 def states_of(policy: nn.Module, env: Environment, steps: int, seed: int = 0) -> Tensor:
-    """One greedy episode from its start: states (L + 1, S); shorter than ``steps`` where it ends for good before."""
+    """One greedy episode from its start: states (L + 1, S); shorter than ``steps`` where it ends for good
+    before."""
     running = Simulation(env, 1, torch.Generator().manual_seed(seed))
     act = greedy(of_modules([policy]))
     states = [running.state[0]]
@@ -33,8 +34,11 @@ def states_of(policy: nn.Module, env: Environment, steps: int, seed: int = 0) ->
     return torch.stack(states)
 
 
-def animate(policy: nn.Module, env: Environment, palette: dict[str, str], steps: int = 500, seed: int = 0) -> bytes:
-    """The SVG of one greedy episode, in the colours of ``palette`` (minigtn.figures), played in real time and over again.
+def animate(
+    policy: nn.Module, env: Environment, palette: dict[str, str], steps: int = 500, seed: int = 0
+) -> bytes:
+    """The SVG of one greedy episode, in the colours of ``palette`` (minigtn.figures), played in real time and
+    over again.
 
     Raises ValueError for an environment that nobody has drawn.
     """
@@ -59,7 +63,8 @@ def _cartpole(states: Sequence[Sequence[float]], env: CartPole, palette: dict[st
     moving = _moves("translate", [f"{centre + METRE * x:.1f} {ground}" for x, *_ in states], env)
     turning = _moves("rotate", [f"{_degrees(theta):.2f}" for _, _, theta, _ in states], env)
     marks = "".join(
-        f'<line x1="{centre + side * bound:.0f}" x2="{centre + side * bound:.0f}" y1="{ground - 12}" y2="{ground + 12}"/>' for side in (-1, 1)
+        f'<line x1="{centre + side * bound:.0f}" x2="{centre + side * bound:.0f}" y1="{ground - 12}" y2="{ground + 12}"/>'
+        for side in (-1, 1)
     )
     return (
         f'<g stroke="{palette["line"]}" stroke-width="2"><line x1="0" x2="{WIDTH}" y1="{ground}" y2="{ground}"/>{marks}</g>'
@@ -70,17 +75,24 @@ def _cartpole(states: Sequence[Sequence[float]], env: CartPole, palette: dict[st
 
 
 def _arm(angles: Sequence[Sequence[float]], env: Environment, palette: dict[str, str]) -> str:
-    """Links hanging from a point; the angle of each in degrees against the one before, 0 for straight down."""
+    """Links hanging from a point; the angle of each in degrees against the one before, 0 for straight
+    down."""
     links = len(angles[0])
     length = 100 / links
     inner = ""
     for i in reversed(range(links)):
         turning = _moves("rotate", [f"{row[i]:.2f}" for row in _unwrapped(angles)], env)
-        link = f'<line y2="{length:.0f}" stroke="{palette["taught"]}" stroke-width="9" stroke-linecap="round"/>'
+        link = (
+            f'<line y2="{length:.0f}" stroke="{palette["taught"]}" stroke-width="9" stroke-linecap="round"/>'
+        )
         further = f'<g transform="translate(0 {length:.0f})">{inner}</g>' if inner else ""
-        inner = f'<g>{turning}{link}{further}</g>'
+        inner = f"<g>{turning}{link}{further}</g>"
     goal = HEIGHT / 2 - length
-    line = f'<line x1="0" x2="{WIDTH}" y1="{goal:.0f}" y2="{goal:.0f}" stroke="{palette["line"]}" stroke-width="2"/>' if links == 2 else ""
+    line = (
+        f'<line x1="0" x2="{WIDTH}" y1="{goal:.0f}" y2="{goal:.0f}" stroke="{palette["line"]}" stroke-width="2"/>'
+        if links == 2
+        else ""
+    )
     return f'{line}<g transform="translate({WIDTH // 2} {HEIGHT // 2})">{inner}<circle r="5" fill="{palette["ink"]}"/></g>'
 
 
@@ -88,7 +100,9 @@ def _unwrapped(angles: Sequence[Sequence[float]]) -> list[list[float]]:
     """Angles in degrees without jumps by a whole turn, which would be drawn as a whirl."""
     rows = [list(angles[0])]
     for row in angles[1:]:
-        rows.append([before + (now - before + 180) % 360 - 180 for before, now in zip(rows[-1], row, strict=True)])
+        rows.append(
+            [before + (now - before + 180) % 360 - 180 for before, now in zip(rows[-1], row, strict=True)]
+        )
     return rows
 
 

@@ -1,12 +1,15 @@
-"""The second kind of teacher: a synthetic environment. A learned contextual bandit, on which a fresh agent trains by an RL rule of its own.
+"""The second kind of teacher: a synthetic environment. A learned contextual bandit, on which a fresh agent
+trains by an RL rule of its own.
 
-The bandit hands out a state and, for each action, a reward (Liesen et al. 2024, arXiv 2406.12589, find that such one-step environments do as
-well as learned Markov processes). The agent's rule is the policy gradient, and since the bandit tells the reward of *every* action, its
-expectation over the agent's own actions is a finite sum: exact, and differentiable through all k steps of training,
+The bandit hands out a state and, for each action, a reward (Liesen et al. 2024, arXiv 2406.12589, find that
+such one-step environments do as well as learned Markov processes). The agent's rule is the policy gradient,
+and since the bandit tells the reward of *every* action, its expectation over the agent's own actions is a
+finite sum: exact, and differentiable through all k steps of training,
 
     loss(w; s, r) = - mean_i sum_a pi_w(a | s_i) * r(s_i, a)  -  entropy * mean_i H(pi_w(. | s_i)).
 
-So nothing is sampled in the inner loop; the outer loss is the surrogate of :mod:`minigtn.agents.surrogate`, as for the other teacher.
+So nothing is sampled in the inner loop; the outer loss is the surrogate of :mod:`minigtn.agents.surrogate`,
+as for the other teacher.
 
     bandit = Bandit(BanditConfig(), env, seed=0)
     states, rewards, lr, momentum = bandit(seed)     # (T, B, F), (T, B, K), (T,), (T,)
@@ -48,15 +51,21 @@ class BanditConfig:
         self.parts()
 
     def parts(self) -> TeacherConfig:
-        """The step sizes' and the states' part, as :class:`minigtn.teacher.Teacher` knows it. ValueError for what it does not allow."""
+        """The step sizes' and the states' part, as :class:`minigtn.teacher.Teacher` knows it. ValueError for
+        what it does not allow."""
         return TeacherConfig(
-            inner_steps=self.inner_steps, batch_size=self.batch_size, images="pixels", lr=self.lr, momentum=self.momentum
+            inner_steps=self.inner_steps,
+            batch_size=self.batch_size,
+            images="pixels",
+            lr=self.lr,
+            momentum=self.momentum,
         )
 
 
 class Bandit(nn.Module):
-    """``states, rewards, lr, momentum = bandit(seed)``: states (T, B, F) drawn from a normal distribution with learned mean and scale,
-    rewards (T, B, K) by a network of the state, lr and momentum (T,). Its parameters are the outer loop's ``theta``."""
+    """``states, rewards, lr, momentum = bandit(seed)``: states (T, B, F) drawn from a normal distribution
+    with learned mean and scale, rewards (T, B, K) by a network of the state, lr and momentum (T,). Its
+    parameters are the outer loop's ``theta``."""
 
     scale: Tensor
 
@@ -65,13 +74,17 @@ class Bandit(nn.Module):
         self.config = config
         self.register_buffer("scale", torch.tensor(env.scale), persistent=False)
         n_features = len(env.features)
-        self.parts = Teacher(config.parts(), (1,), env.n_actions, seed)  # for its step sizes: its one-number pixels are not used
+        self.parts = Teacher(
+            config.parts(), (1,), env.n_actions, seed
+        )  # for its step sizes: its one-number pixels are not used
         self.parts.pixels.requires_grad_(False)
         self.mean = nn.Parameter(torch.zeros(n_features))
         self.log_scale = nn.Parameter(torch.zeros(n_features))
         with torch.random.fork_rng([]):
             torch.manual_seed(seed)
-            self.rewards = nn.Sequential(nn.Linear(n_features, config.width), nn.Tanh(), nn.Linear(config.width, env.n_actions))
+            self.rewards = nn.Sequential(
+                nn.Linear(n_features, config.width), nn.Tanh(), nn.Linear(config.width, env.n_actions)
+            )
 
     def forward(self, seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         rng = torch.Generator().manual_seed(seed)
@@ -82,7 +95,8 @@ class Bandit(nn.Module):
 
 @dataclass(frozen=True)
 class SumOfBanditLosses:
-    """``loss(params, (x, r))``: minus what M stacked policies earn on average on the bandit, summed over them.
+    """``loss(params, (x, r))``: minus what M stacked policies earn on average on the bandit, summed over
+    them.
 
     x (B, F), r (B, K) rewards of every action, for all of them."""
 

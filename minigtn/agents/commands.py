@@ -1,4 +1,5 @@
-"""``minigtn rl train | evaluate | report``: thin commands over this package; flags come from its config dataclasses."""
+"""``minigtn rl train | evaluate | report``: thin commands over this package; flags come from its config
+dataclasses."""
 
 from __future__ import annotations
 
@@ -18,13 +19,15 @@ _CONFIG: Any = dataclasses.field(default_factory=AgentConfig)
 
 @dataclass(frozen=True)
 class Train:
-    """Meta-train a teacher of agents, judge its curriculum in gymnasium, write the run's folder and its report."""
+    """Meta-train a teacher of agents, judge its curriculum in gymnasium, write the run's folder and its
+    report."""
 
     config: Annotated[AgentConfig, tyro.conf.arg(name="")] = _CONFIG
     out: Path = Path("runs/agents")
     """The run's folder."""
     device: Device = "cpu"
-    """Where to compute. The episodes are small: a CPU is the right place unless there are thousands side by side."""
+    """Where to compute. The episodes are small: a CPU is the right place unless there are thousands side by
+    side."""
     threads: int = 1
     """CPU threads. One is fastest here; the bits of a result depend on it."""
     resume: bool = False
@@ -40,7 +43,8 @@ class Train:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Judge a finished run again, by its own settings but for those given here; replaces its result and report."""
+    """Judge a finished run again, by its own settings but for those given here; replaces its result and
+    report."""
 
     run_folder: tyro.conf.Positional[Path]
     """Folder of the run."""
@@ -68,7 +72,8 @@ COMMANDS: dict[str, type] = {"train": Train, "evaluate": Evaluate, "report": Rep
 
 
 def defaults(command: type, words: list[str]) -> Any:
-    """What the flags change: the settings for the environment that is named, or those of the run; read before the flags are."""
+    """What the flags change: the settings for the environment that is named, or those of the run; read before
+    the flags are."""
     if command is Train:
         env = "CartPole-v1"
         for i, word in enumerate(words):
@@ -91,8 +96,13 @@ def _show(folder: Path, result: dict[str, Any]) -> None:
     taught = result["taught"]
     steps = result["config"]["teacher"]["inner_steps"]
     states = steps * result["config"]["teacher"]["batch_size"]
-    print(f"\nreturn in gymnasium's {result['config']['env']}, n = {taught['policies']} fresh policies, {taught['episodes']} episodes each")
-    for name, arm in ((f"taught, {steps} steps on {states} synthetic states", taught), ("not taught", result["untaught"])):
+    print(
+        f"\nreturn in gymnasium's {result['config']['env']}, n = {taught['policies']} fresh policies, {taught['episodes']} episodes each"
+    )
+    for name, arm in (
+        (f"taught, {steps} steps on {states} synthetic states", taught),
+        ("not taught", result["untaught"]),
+    ):
         print(f"  {name:<44}{arm['mean']:8.1f} ± {arm['std']:.1f}   worst policy {arm['worst_policy']:.1f}")
     if result["training"]:
         print(f"  the teacher itself played {result['training']['env_steps']:,} environment steps")

@@ -36,8 +36,9 @@ class OuterConfig:
     clip_norm: float = 0.1
     """The meta-gradient is scaled down to this norm where it is longer; 0 never clips."""
     tries: int = 16
-    """Untrained teachers of which the best, by the return of the policies that it teaches, is where meta-training begins. More than 1 where
-    rewards are sparse: as long as no policy ever reaches a goal, there is no gradient."""
+    """Untrained teachers of which the best, by the return of the policies that it teaches, is where
+    meta-training begins. More than 1 where rewards are sparse: as long as no policy ever reaches a goal,
+    there is no gradient."""
     policies: int = 16
     """Fresh policies per outer step, taught side by side."""
     episodes: int = 4
@@ -51,8 +52,8 @@ class OuterConfig:
     entropy: float = 0.0
     """Bonus for undecided policies: keeps exploration alive."""
     sharpness: float = 1.0
-    """Logits are multiplied by this where actions are drawn for the outer loss. Policies are judged greedily: more than 1 brings what is
-    learned nearer to that, and explores less."""
+    """Logits are multiplied by this where actions are drawn for the outer loss. Policies are judged greedily:
+    more than 1 brings what is learned nearer to that, and explores less."""
     critic_lr: float = 0.003
     """Adam's learning rate of the critic."""
     critic_steps: int = 8
@@ -84,7 +85,11 @@ class OuterConfig:
         for name in ("lr", "critic_lr", "sharpness"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"outer.{name} must be positive and finite, not {getattr(self, name)}")
-        if not 0 <= self.final_lr <= 1 or not 0 <= self.clip_norm < math.inf or not 0 <= self.entropy < math.inf:
+        if (
+            not 0 <= self.final_lr <= 1
+            or not 0 <= self.clip_norm < math.inf
+            or not 0 <= self.entropy < math.inf
+        ):
             raise ValueError(
                 "outer.final_lr must be in [0, 1], outer.clip_norm and outer.entropy not negative and finite; "
                 f"given {self.final_lr}, {self.clip_norm}, {self.entropy}"
@@ -92,7 +97,9 @@ class OuterConfig:
 
     def make_adjoint(self) -> Adjoint:
         """The adjoint that the settings name."""
-        return {"unrolled": Unrolled(), "checkpointed": Checkpointed(), "reversible": Reversible()}[self.adjoint]
+        return {"unrolled": Unrolled(), "checkpointed": Checkpointed(), "reversible": Reversible()}[
+            self.adjoint
+        ]
 
 
 @dataclass(frozen=True)
@@ -106,7 +113,9 @@ class JudgeConfig:
 
     def __post_init__(self) -> None:
         if self.policies < 2 or self.episodes < 1:
-            raise ValueError(f"a judgement needs 2 policies (for a spread) and 1 episode; given {self.policies} and {self.episodes}")
+            raise ValueError(
+                f"a judgement needs 2 policies (for a spread) and 1 episode; given {self.policies} and {self.episodes}"
+            )
 
 
 @dataclass(frozen=True)
@@ -132,7 +141,9 @@ class AgentConfig:
         if self.seed < 0:
             raise ValueError(f"the seed must not be negative, but it is {self.seed}")
         if self.outer.adjoint == "reversible" and self.teacher.optimizer != "sgd":
-            raise ValueError(f"the adjoint 'reversible' can only reverse sgd, not {self.teacher.optimizer}; use 'unrolled'")
+            raise ValueError(
+                f"the adjoint 'reversible' can only reverse sgd, not {self.teacher.optimizer}; use 'unrolled'"
+            )
 
     def make_env(self) -> Environment:
         """The environment in torch, with the standard physics."""
@@ -151,7 +162,9 @@ class AgentConfig:
 
 PRESETS: dict[str, AgentConfig] = {
     "CartPole-v1": AgentConfig(),
-    "Acrobot-v1": AgentConfig(env="Acrobot-v1", teacher=StatesConfig(inner_steps=16), outer=OuterConfig(gamma=0.98)),
+    "Acrobot-v1": AgentConfig(
+        env="Acrobot-v1", teacher=StatesConfig(inner_steps=16), outer=OuterConfig(gamma=0.98)
+    ),
     "Pendulum-v1": AgentConfig(env="Pendulum-v1"),
 }
 """Settings to start from, by environment."""

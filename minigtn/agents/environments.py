@@ -1,12 +1,13 @@
 """Classic control in torch: many episodes side by side, on any device, by the same equations as gymnasium's.
 
-    env = CartPole()                                  # or make("CartPole-v1"), or CartPole(length=1.0): other physics
-    state = env.reset(64, torch.Generator())          # (64, S)
+    env = CartPole()                            # or make("CartPole-v1"), or CartPole(length=1.0): other physics
+    state = env.reset(64, torch.Generator())    # (64, S)
     state, reward, terminated = env.step(state, torch.ones(64, dtype=torch.long))
-    observation = env.observe(state)                  # (64, F), as gymnasium gives it
+    observation = env.observe(state)            # (64, F), as gymnasium gives it
 
-Sources of the equations: Barto, Sutton & Anderson 1983 (cart and pole), Sutton & Barto 1998 (acrobot, "book" version), and for all the
-constants gymnasium's documentation; tests/test_agents_environments.py compares every step with gymnasium.
+Sources of the equations: Barto, Sutton & Anderson 1983 (cart and pole), Sutton & Barto 1998 (acrobot, "book"
+version), and for all the constants gymnasium's documentation; tests/test_agents_environments.py compares
+every step with gymnasium.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Environment(ABC):
-    """An environment with discrete actions, as functions of the states of n episodes. Its fields are its physics."""
+    """An environment with discrete actions, as functions of the states of n episodes. Its fields are its
+    physics."""
 
     gym_id: ClassVar[str]
     """Its name in gymnasium."""
@@ -33,8 +35,9 @@ class Environment(ABC):
     features: ClassVar[tuple[str, ...]]
     """Names of the F numbers of an observation."""
     scale: ClassVar[tuple[float, ...]]
-    """Units in which synthetic states are learned (they stay within two of them) and the critic sees observations. Not their typical sizes:
-    a policy leans on a feature the more, the larger it is in the states that taught it, so what matters gets large ones (docs/log.md)."""
+    """Units in which synthetic states are learned (they stay within two of them) and the critic sees
+    observations. Not their typical sizes: a policy leans on a feature the more, the larger it is in the
+    states that taught it, so what matters gets large ones (docs/log.md)."""
     reward_scale: ClassVar[float]
     """Typical size of one reward."""
     actions: ClassVar[tuple[str, ...]]
@@ -47,7 +50,8 @@ class Environment(ABC):
 
     @abstractmethod
     def step(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """``state`` (n, S), ``action`` (n,) integers -> next state (n, S), reward (n,), terminated (n,) bool."""
+        """``state`` (n, S), ``action`` (n,) integers -> next state (n, S), reward (n,), terminated (n,)
+        bool."""
 
     def observe(self, state: Tensor) -> Tensor:
         """What a policy sees of states (n, S): (n, F)."""
@@ -65,7 +69,8 @@ class Environment(ABC):
 
 @dataclass(frozen=True)
 class CartPole(Environment):
-    """CartPole-v1: push a cart left or right so that its pole stays up; +1 per step, 500 at most. The state is the observation."""
+    """CartPole-v1: push a cart left or right so that its pole stays up; +1 per step, 500 at most. The state
+    is the observation."""
 
     gravity: float = 9.8
     """m/s^2."""
@@ -119,7 +124,8 @@ class CartPole(Environment):
 
 @dataclass(frozen=True)
 class Acrobot(Environment):
-    """Acrobot-v1: swing a two-link arm up by a torque at the elbow; -1 per step until the tip is high, 500 steps at most.
+    """Acrobot-v1: swing a two-link arm up by a torque at the elbow; -1 per step until the tip is high, 500
+    steps at most.
 
     The state is (angle of the first link, of the second against it, their velocities), in rad and rad/s."""
 
@@ -150,7 +156,9 @@ class Acrobot(Environment):
     def observe(self, state: Tensor) -> Tensor:
         first = state[:, 0]
         second = state[:, 1]
-        return torch.stack((first.cos(), first.sin(), second.cos(), second.sin(), state[:, 2], state[:, 3]), -1)
+        return torch.stack(
+            (first.cos(), first.sin(), second.cos(), second.sin(), state[:, 2], state[:, 3]), -1
+        )
 
     def step(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         torque = (action - 1).to(state.dtype)
@@ -189,9 +197,11 @@ class Acrobot(Environment):
 
 @dataclass(frozen=True)
 class Pendulum(Environment):
-    """Pendulum-v1 with three torques (-2, 0, 2 N m) in place of the continuous one: swing up and stay; 200 steps, cost per step.
+    """Pendulum-v1 with three torques (-2, 0, 2 N m) in place of the continuous one: swing up and stay; 200
+    steps, cost per step.
 
-    The state is (angle from upright, angular velocity), in rad and rad/s. Episodes never terminate before the limit."""
+    The state is (angle from upright, angular velocity), in rad and rad/s. Episodes never terminate before the
+    limit."""
 
     g: float = 10.0
     """Gravity, m/s^2."""
@@ -225,7 +235,11 @@ class Pendulum(Environment):
         cost = wrapped.square() + 0.1 * speed.square() + 0.001 * torque.square()
         pull = 3 * self.g / (2 * self.l) * angle.sin() + 3.0 / (self.m * self.l**2) * torque
         speed = (speed + self.TAU * pull).clamp(-self.MOST_VELOCITY, self.MOST_VELOCITY)
-        return torch.stack((angle + self.TAU * speed, speed), -1), -cost, torch.zeros_like(angle, dtype=torch.bool)
+        return (
+            torch.stack((angle + self.TAU * speed, speed), -1),
+            -cost,
+            torch.zeros_like(angle, dtype=torch.bool),
+        )
 
     def gymnasium(self) -> Any:
         gym = _gym()
@@ -237,7 +251,8 @@ ENVIRONMENTS: dict[str, type[Environment]] = {env.gym_id: env for env in (CartPo
 
 
 def make(name: str, **physics: float) -> Environment:
-    """The environment with gymnasium's ``name``, with other physics where given. ValueError for a name that is not here."""
+    """The environment with gymnasium's ``name``, with other physics where given. ValueError for a name that
+    is not here."""
     if name not in ENVIRONMENTS:
         raise ValueError(f"there is no environment {name!r} in torch; there are {', '.join(ENVIRONMENTS)}")
     return ENVIRONMENTS[name](**physics)

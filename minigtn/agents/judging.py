@@ -34,8 +34,8 @@ def fresh_policies(config: AgentConfig, policy: PolicyConfig, n: int) -> list[nn
 def returns_in_gymnasium(modules: Sequence[nn.Module], env: Environment, episodes: int, seed: int) -> Tensor:
     """Undiscounted returns (n modules, episodes) of greedy play in gymnasium, with the physics of ``env``.
 
-    Episode j of module i starts from ``seed + i * episodes + j``. Cost: on one thread some 10 (CartPole) to 60 (Acrobot) microseconds per step and episode.
-    Raises ImportError without gymnasium.
+    Episode j of module i starts from ``seed + i * episodes + j``. Cost: on one thread some 10 (CartPole) to
+    60 (Acrobot) microseconds per step and episode. Raises ImportError without gymnasium.
     """
     running = Gymnasium(env.gymnasium, len(modules) * episodes, seed)
     try:
@@ -44,8 +44,11 @@ def returns_in_gymnasium(modules: Sequence[nn.Module], env: Environment, episode
         running.close()
 
 
-def curve(modules: Sequence[nn.Module], curriculum: Curriculum, env: Environment, episodes: int, seed: int) -> Tensor:
-    """Mean greedy return (n modules, T + 1) before the first and after each inner step, in torch; teaches the modules."""
+def curve(
+    modules: Sequence[nn.Module], curriculum: Curriculum, env: Environment, episodes: int, seed: int
+) -> Tensor:
+    """Mean greedy return (n modules, T + 1) before the first and after each inner step, in torch; teaches the
+    modules."""
     stages: list[list[nn.Module]] = [[] for _ in range(len(curriculum.x) + 1)]
     for module in modules:
         stages[0].append(copy.deepcopy(module))
@@ -53,12 +56,20 @@ def curve(modules: Sequence[nn.Module], curriculum: Curriculum, env: Environment
     rows = []
     for stage in stages:
         running = Simulation(env, len(modules) * episodes, torch.Generator().manual_seed(seed))
-        rows.append(play(running, greedy(of_modules(stage)), env.limit).returns().view(len(modules), episodes).mean(1))
+        rows.append(
+            play(running, greedy(of_modules(stage)), env.limit).returns().view(len(modules), episodes).mean(1)
+        )
     return torch.stack(rows, 1)
 
 
-def judge(config: AgentConfig, curriculum: Curriculum, policy: PolicyConfig | None = None, env: Environment | None = None) -> dict[str, Any]:
-    """The judgement of a run's curriculum: fresh policies taught, then ``judge.episodes`` greedy episodes of each in gymnasium.
+def judge(
+    config: AgentConfig,
+    curriculum: Curriculum,
+    policy: PolicyConfig | None = None,
+    env: Environment | None = None,
+) -> dict[str, Any]:
+    """The judgement of a run's curriculum: fresh policies taught, then ``judge.episodes`` greedy episodes of
+    each in gymnasium.
 
     ``policy``, ``env``: others than the teacher's own, for transfer. Returns the JSON values of
     :func:`summary`, and the seconds that teaching one policy took.
@@ -75,8 +86,8 @@ def judge(config: AgentConfig, curriculum: Curriculum, policy: PolicyConfig | No
 
 
 def summary(returns: Tensor) -> dict[str, Any]:
-    """Returns (policies, episodes) as JSON values: mean and standard deviation over policies of their means, the worst of those, the
-    worst episode of all, and each policy's mean."""
+    """Returns (policies, episodes) as JSON values: mean and standard deviation over policies of their means,
+    the worst of those, the worst episode of all, and each policy's mean."""
     means = returns.mean(1)
     return {
         "mean": round(means.mean().item(), 3),

@@ -80,8 +80,17 @@ def decision_map(policy: nn.Module, curriculum: Curriculum, plane: Plane, palett
     with canvas(palette) as figure:
         axes = figure.subplots()
         scale = {"cmap": "RdBu_r", "vmin": 0, "vmax": 1}
-        axes.imshow(probabilities(policy, plane), origin="lower", extent=(-a, a, -b, b), aspect="auto", interpolation="nearest", **scale)
-        axes.scatter(x[inside], y[inside], c=wanted[inside], edgecolors="black", linewidths=0.8, s=26, **scale)
+        axes.imshow(
+            probabilities(policy, plane),
+            origin="lower",
+            extent=(-a, a, -b, b),
+            aspect="auto",
+            interpolation="nearest",
+            **scale,
+        )
+        axes.scatter(
+            x[inside], y[inside], c=wanted[inside], edgecolors="black", linewidths=0.8, s=26, **scale
+        )
         axes.set(xlabel=plane.labels[0], ylabel=plane.labels[1])
         axes.grid(False)
         return as_svg(figure)

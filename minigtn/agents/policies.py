@@ -1,4 +1,5 @@
-"""Policies: small dense networks from observations (B, F) to logits (B, K), for training many at once and as ordinary modules."""
+"""Policies: small dense networks from observations (B, F) to logits (B, K), for training many at once and as
+ordinary modules."""
 
 from __future__ import annotations
 
@@ -35,7 +36,8 @@ class PolicyConfig:
             raise ValueError(f"a hidden layer has at least one unit; given {self.hidden}")
 
     def module(self, n_features: int, n_actions: int, seed: int) -> nn.Sequential:
-        """A fresh network of ordinary torch layers, with torch's own initialisation. Its random numbers touch no other stream."""
+        """A fresh network of ordinary torch layers, with torch's own initialisation. Its random numbers touch
+        no other stream."""
         layers: list[nn.Module] = []
         with torch.random.fork_rng([]):
             torch.manual_seed(seed)
@@ -48,22 +50,27 @@ class PolicyConfig:
 class Policy:
     """The same network as a pure function: ``policy(params, x)``.
 
-    ``params`` of M stacked policies (M, ...) and x (B, F), or (M, B, F) of their own, give logits (M, B, K). Weights are called
-    ``0.weight``, ``0.bias``, ``1.weight``, ...
+    ``params`` of M stacked policies (M, ...) and x (B, F), or (M, B, F) of their own, give logits (M, B, K).
+    Weights are called ``0.weight``, ``0.bias``, ``1.weight``, ...
     """
 
     config: PolicyConfig
     n_features: int
     n_actions: int
 
-    def init(self, seeds: Sequence[int], *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Params:
-        """Fresh weights of as many policies as seeds, stacked: those of :meth:`PolicyConfig.module`, number for number."""
+    def init(
+        self, seeds: Sequence[int], *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    ) -> Params:
+        """Fresh weights of as many policies as seeds, stacked: those of :meth:`PolicyConfig.module`, number
+        for number."""
         modules = [self.config.module(self.n_features, self.n_actions, seed) for seed in seeds]
         layers = [[m for m in module if isinstance(m, nn.Linear)] for module in modules]
         params = {}
         for i, same in enumerate(zip(*layers, strict=True)):
             for name in ("weight", "bias"):
-                params[f"{i}.{name}"] = torch.stack([getattr(layer, name).detach() for layer in same]).to(device, dtype)
+                params[f"{i}.{name}"] = torch.stack([getattr(layer, name).detach() for layer in same]).to(
+                    device, dtype
+                )
         return params
 
     def __call__(self, params: Params, x: Tensor) -> Tensor:
@@ -79,9 +86,11 @@ class Policy:
 
 @dataclass(frozen=True)
 class SumOfImitations:
-    """``loss(params, (x, y))``: what M stacked policies lose by acting otherwise than ``y``: the sum over them of mean cross entropies.
+    """``loss(params, (x, y))``: what M stacked policies lose by acting otherwise than ``y``: the sum over
+    them of mean cross entropies.
 
-    x (B, F), y (B, K) action probabilities, for all of them. As in :mod:`minigtn.batched` the policies do not touch each other.
+    x (B, F), y (B, K) action probabilities, for all of them. As in :mod:`minigtn.batched` the policies do not
+    touch each other.
     """
 
     policy: Policy

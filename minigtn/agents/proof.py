@@ -13,7 +13,14 @@ from minigtn.adjoints import Adjoint
 from minigtn.agents.environments import CartPole
 from minigtn.agents.policies import Policy, PolicyConfig, SumOfImitations
 from minigtn.agents.rollout import Simulation, play, sampler, side_by_side
-from minigtn.agents.surrogate import Critic, PolicyGradient, Readout, advantages, readout_of, weights_at_readings
+from minigtn.agents.surrogate import (
+    Critic,
+    PolicyGradient,
+    Readout,
+    advantages,
+    readout_of,
+    weights_at_readings,
+)
 from minigtn.check import MOMENTA, Problem
 from minigtn.sgd import sgd
 
@@ -25,7 +32,8 @@ STEPS_PLAYED = 12
 
 @dataclass(frozen=True)
 class AgentProblem(Problem):
-    """A small inner run of stacked policies, and the surrogate of episodes that they really played, as its meta-loss."""
+    """A small inner run of stacked policies, and the surrogate of episodes that they really played, as its
+    meta-loss."""
 
     policy: Policy = dataclasses.field(kw_only=True)
     readout: Readout = dataclasses.field(kw_only=True)
@@ -34,17 +42,28 @@ class AgentProblem(Problem):
         """The sum of the readings, each with another weight."""
         params = self.unflatten(inputs["weights"])
         batches = (inputs["images"], inputs["labels"])
-        _, losses = sgd(SumOfImitations(self.policy), params, batches, inputs["lr"], inputs["momentum"], adjoint, self.readout)
+        _, losses = sgd(
+            SumOfImitations(self.policy),
+            params,
+            batches,
+            inputs["lr"],
+            inputs["momentum"],
+            adjoint,
+            self.readout,
+        )
         return (losses * torch.arange(1, len(losses) + 1).to(losses)).sum()
 
     def to(self, dtype: torch.dtype, device: torch.device | str) -> Problem:
         moved = [x.to(device, dtype if x.is_floating_point() else x.dtype) for x in self.readout.batches]
         inputs = {name: x.to(device, dtype) for name, x in self.inputs.items()}
-        return dataclasses.replace(self, inputs=inputs, readout=dataclasses.replace(self.readout, batches=tuple(moved)))
+        return dataclasses.replace(
+            self, inputs=inputs, readout=dataclasses.replace(self.readout, batches=tuple(moved))
+        )
 
 
 def agent_problem(*, steps: int = 7, every: int = 3) -> AgentProblem:
-    """``agent``: two policies for CartPole, taught for 7 steps, that play real episodes after steps 3, 6 and 7; in float64."""
+    """``agent``: two policies for CartPole, taught for 7 steps, that play real episodes after steps 3, 6 and
+    7; in float64."""
     env = CartPole()
     rng = torch.Generator().manual_seed(1)
     policy = Policy(PolicyConfig(hidden=(6,)), len(env.features), env.n_actions)
@@ -61,7 +80,9 @@ def agent_problem(*, steps: int = 7, every: int = 3) -> AgentProblem:
     progress = torch.linspace(0, 1, n_policies * EPISODES)
     advantage, _ = advantages(episodes, Critic(env.scale, 0), progress, 0.9, 0.9, 1.0)
     readout = readout_of(PolicyGradient(policy, 0.1, 1.5), episodes, advantage, len(kept), POLICIES, every)
-    readout = dataclasses.replace(readout, batches=tuple(b.double() if b.is_floating_point() else b for b in readout.batches))
+    readout = dataclasses.replace(
+        readout, batches=tuple(b.double() if b.is_floating_point() else b for b in readout.batches)
+    )
     w = torch.cat([p.reshape(-1) for p in params.values()])
     inputs = {"weights": w, "images": x, "labels": y, "lr": lr, "momentum": momentum}
     shapes = {name: p.shape for name, p in params.items()}

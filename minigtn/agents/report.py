@@ -31,7 +31,8 @@ WINDOW = 11  # outer steps that a smoothed curve averages over
 def write(folder: Path) -> Path:
     """Draw ``report.html`` from what the folder holds so far, atomically; return its path.
 
-    Cost: seconds. The same files give the same bytes. Raises FileNotFoundError without a config.json, ValueError for an unreadable file.
+    Cost: seconds. The same files give the same bytes. Raises FileNotFoundError without a config.json,
+    ValueError for an unreadable file.
     """
     config = read_config(folder)
     records = read_metrics(folder / "metrics.jsonl")
@@ -63,7 +64,11 @@ def _header(config: AgentConfig, records: list[dict[str, Any]], result: dict[str
     intro = f"{teacher.inner_steps} inner steps of {teacher.batch_size} synthetic states, by a teacher that was meta-trained for {done:,} "
     intro += f"outer steps; in them policies played {records[-1]['env_steps'] if records else 0:,} real environment steps."
     missing = "" if result else "This run is not finished. The same command with --resume goes on."
-    skipped = f"{records[-1]['skipped']} meta-gradients were not finite and were skipped." if records and records[-1]["skipped"] else ""
+    skipped = (
+        f"{records[-1]['skipped']} meta-gradients were not finite and were skipped."
+        if records and records[-1]["skipped"]
+        else ""
+    )
     return f"<header><h1>Teaching agents: {escape(config.env)}</h1><p>{intro}</p>{page.note(missing)}{page.note(skipped)}</header>"
 
 
@@ -72,20 +77,31 @@ def _headline(config: AgentConfig, result: dict[str, Any] | None) -> str:
         return ""
     taught = result["taught"]
     untaught = result["untaught"]
-    numbers = f'<div class="taught">taught<b>{taught["mean"]:.1f} <small>± {taught["std"]:.1f}</small></b></div>'
+    numbers = (
+        f'<div class="taught">taught<b>{taught["mean"]:.1f} <small>± {taught["std"]:.1f}</small></b></div>'
+    )
     numbers += f'<div class="real">not taught<b>{untaught["mean"]:.1f} <small>± {untaught["std"]:.1f}</small></b></div>'
-    numbers += f'<div>worst taught policy<b>{taught["worst_policy"]:.1f}</b></div>'
-    numbers += f'<div>teaching one policy<b>{1000 * taught["seconds_per_policy"]:.1f} <small>ms</small></b></div>'
+    numbers += f"<div>worst taught policy<b>{taught['worst_policy']:.1f}</b></div>"
+    numbers += (
+        f"<div>teaching one policy<b>{1000 * taught['seconds_per_policy']:.1f} <small>ms</small></b></div>"
+    )
     caption = f"Return in gymnasium's {config.env}: mean ± 1 standard deviation over n = {taught['policies']} fresh policies, "
     caption += f"{taught['episodes']} greedy episodes of each ({result['device']})."
     return page.card("", f'<div class="numbers">{numbers}</div>', caption)
 
 
 def _animation(config: AgentConfig, policy: nn.Module) -> str:
-    light, dark = (page.uri("svg+xml", animate(policy, config.make_env(), PALETTES[theme])) for theme in ("light", "dark"))
+    light, dark = (
+        page.uri("svg+xml", animate(policy, config.make_env(), PALETTES[theme]))
+        for theme in ("light", "dark")
+    )
     picture = f"""<picture><source media="(prefers-color-scheme: dark)" srcset="{dark}">
 <img src="{light}" width="400" height="240" alt="A taught policy at work"></picture>"""
-    return page.card("A taught policy at work", picture, "The first of the judged policies, one greedy episode in real time, over and over.")
+    return page.card(
+        "A taught policy at work",
+        picture,
+        "The first of the judged policies, one greedy episode in real time, over and over.",
+    )
 
 
 def _map(config: AgentConfig, policy: nn.Module, curriculum: Curriculum) -> str:
@@ -93,7 +109,12 @@ def _map(config: AgentConfig, policy: nn.Module, curriculum: Curriculum) -> str:
     plane = PLANES[config.env]
     caption = f"Colour: the probability of {env.actions[-1]} over {plane.title}, other features at 0. Rings: the synthetic states, where "
     caption += "they fall into the picture, filled with the probability that the teacher asks for there."
-    return page.figure("What it decides, and what it was shown", lambda p: decision_map(policy, curriculum, plane, p), "decision map", caption)
+    return page.figure(
+        "What it decides, and what it was shown",
+        lambda p: decision_map(policy, curriculum, plane, p),
+        "decision map",
+        caption,
+    )
 
 
 def _inner(result: dict[str, Any] | None) -> str:
@@ -104,7 +125,12 @@ def _inner(result: dict[str, Any] | None) -> str:
     line = Line(np.arange(len(mean)), mean, "taught", "taught policies", np.array(curve["std"]))
     caption = f"Mean ± 1 standard deviation over {curve['policies']} fresh policies, {curve['episodes']} greedy episodes each, in torch."
     draw = [Panel("return", [line])]
-    return page.figure("Return against inner step", lambda p: svg(draw, "inner steps", p), "return against inner step", caption)
+    return page.figure(
+        "Return against inner step",
+        lambda p: svg(draw, "inner steps", p),
+        "return against inner step",
+        caption,
+    )
 
 
 def _outer(records: list[dict[str, Any]]) -> str:
@@ -117,7 +143,9 @@ def _outer(records: list[dict[str, Any]]) -> str:
     if checked:
         at = np.array([r["env_steps"] for r in checked]) / 1e6
         lines.append(Line(at, np.array([r["valid_return"] for r in checked]), "taught", "greedy, validation"))
-    caption = f"Sampled actions: moving average over {WINDOW} outer steps. Validation: fresh policies, greedy."
+    caption = (
+        f"Sampled actions: moving average over {WINDOW} outer steps. Validation: fresh policies, greedy."
+    )
     draw = [Panel("return", lines)]
     return page.figure(
         "Return against environment steps",
@@ -135,14 +163,31 @@ def _schedules(curriculum: Curriculum | None) -> str:
         Panel("learning rate", [Line(steps, curriculum.lr.numpy(), "taught")], log=True),
         Panel("momentum", [Line(steps, curriculum.momentum.numpy(), "taught")]),
     ]
-    return page.figure("Step sizes", lambda p: svg(panels, "inner step", p), "step sizes", "The learned inner learning rate and momentum.")
+    return page.figure(
+        "Step sizes",
+        lambda p: svg(panels, "inner step", p),
+        "step sizes",
+        "The learned inner learning rate and momentum.",
+    )
 
 
 def _settings(config: AgentConfig, result: dict[str, Any] | None) -> str:
     values = to_dict(config)
     tables = page.table({name: value for name, value in values.items() if not isinstance(value, dict)})
-    tables += "".join(f"<div><b>{name}</b>{page.table(part)}</div>" for name, part in values.items() if isinstance(part, dict))
-    made = {name: value for name, value in (result or {}).items() if name in ("commit", "device", "evaluation_seconds")}
+    tables += "".join(
+        f"<div><b>{name}</b>{page.table(part)}</div>"
+        for name, part in values.items()
+        if isinstance(part, dict)
+    )
+    made = {
+        name: value
+        for name, value in (result or {}).items()
+        if name in ("commit", "device", "evaluation_seconds")
+    }
     training = (result or {}).get("training") or {}
     made |= {f"training: {name}": value for name, value in training.items()}
-    return page.card("Settings", f'<div class="columns">{tables}<div><b>made</b>{page.table(made)}</div></div>', "Every setting of the run.")
+    return page.card(
+        "Settings",
+        f'<div class="columns">{tables}<div><b>made</b>{page.table(made)}</div></div>',
+        "Every setting of the run.",
+    )

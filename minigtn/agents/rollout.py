@@ -1,7 +1,7 @@
 """Episodes of many policies side by side, in torch or in gymnasium.
 
-    episodes = play(Simulation(env, n, rng), act, env.limit)
-    episodes.returns()                                    # (n,)
+episodes = play(Simulation(env, n, rng), act, env.limit)
+episodes.returns()                                    # (n,)
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from minigtn.agents.environments import Environment
 
 Act = Callable[[Tensor], Tensor]
 """Observations (n, F) -> actions (n,)."""
-LOOK_EVERY = 20  # steps between two looks at whether all episodes are over: on a GPU each look waits for the device
+LOOK_EVERY = (
+    20  # steps between two looks at whether all episodes are over: on a GPU each look waits for the device
+)
 
 
 class Running(Protocol):
@@ -28,14 +30,16 @@ class Running(Protocol):
     """(n, F)."""
 
     def step(self, action: Tensor) -> tuple[Tensor, Tensor]:
-        """Actions (n,) -> rewards (n,) and whether each episode is over for good (n,); ``observation`` moves on. What an episode does
-        after its end is of no account."""
+        """Actions (n,) -> rewards (n,) and whether each episode is over for good (n,); ``observation`` moves
+        on. What an episode does after its end is of no account."""
 
 
 class Simulation:
     """n episodes of an environment in torch."""
 
-    def __init__(self, env: Environment, n: int, rng: torch.Generator, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, env: Environment, n: int, rng: torch.Generator, device: torch.device | str = "cpu"
+    ) -> None:
         self.env = env
         self.state = env.reset(n, rng).to(device)
         self.observation = env.observe(self.state)
@@ -47,7 +51,8 @@ class Simulation:
 
 
 class Gymnasium:
-    """n episodes through gymnasium's vector interface; ``make`` returns one of its environments. Episode i starts from seed + i."""
+    """n episodes through gymnasium's vector interface; ``make`` returns one of its environments. Episode i
+    starts from seed + i."""
 
     def __init__(self, make: Callable[[], Any], n: int, seed: int) -> None:
         import gymnasium
@@ -78,7 +83,8 @@ class Episodes:
     alive: Tensor
     """(L, n), 1 for the steps that belong to the episode, 0 after its end."""
     last: Tensor
-    """(n, F), the observation after step L: the last one of the episodes that were cut off there; of no account for the others."""
+    """(n, F), the observation after step L: the last one of the episodes that were cut off there; of no
+    account for the others."""
     terminated: Tensor
     """(n,) bool: ended for good, rather than cut off at the limit."""
 
@@ -93,7 +99,8 @@ class Episodes:
 
 @torch.no_grad()
 def play(running: Running, act: Act, limit: int) -> Episodes:
-    """All episodes to their end, ``limit`` steps at most. Memory: L*n*(F + 3) numbers. Time: L steps of the environment and the policy."""
+    """All episodes to their end, ``limit`` steps at most. Memory: L*n*(F + 3) numbers. Time: L steps of the
+    environment and the policy."""
     observations: list[Tensor] = []
     actions: list[Tensor] = []
     rewards: list[Tensor] = []
@@ -119,7 +126,8 @@ def play(running: Running, act: Act, limit: int) -> Episodes:
 
 
 def sampler(logits_of: Act, rng: torch.Generator) -> Act:
-    """Actions drawn from the distribution that the logits give (by the Gumbel-max trick); ``rng`` lives on their device."""
+    """Actions drawn from the distribution that the logits give (by the Gumbel-max trick); ``rng`` lives on
+    their device."""
     drawn: list[Tensor] = []
 
     def act(observation: Tensor) -> Tensor:
@@ -138,7 +146,8 @@ def greedy(logits_of: Act) -> Act:
 
 
 def side_by_side(policy: Callable[[Any, Tensor], Tensor], params: Any, n_policies: int) -> Act:
-    """Logits of M stacked policies, each for its own share of the n episodes: the first n/M, the next n/M, ..."""
+    """Logits of M stacked policies, each for its own share of the n episodes: the first n/M, the next n/M,
+    ..."""
 
     def logits(observation: Tensor) -> Tensor:
         own = observation.view(n_policies, -1, observation.shape[-1])

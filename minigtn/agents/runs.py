@@ -1,7 +1,7 @@
 """A run's folder: meta-training, judgement, page. What the commands call.
 
-    result = train(AgentConfig(), Path("runs/cartpole"))
-    result = evaluate(Path("runs/cartpole"), JudgeConfig(policies=50))
+result = train(AgentConfig(), Path("runs/cartpole"))
+result = evaluate(Path("runs/cartpole"), JudgeConfig(policies=50))
 """
 
 from __future__ import annotations
@@ -26,14 +26,20 @@ CURVE_EPISODES = 10
 
 
 def train(
-    config: AgentConfig, folder: Path, device: torch.device | str = "cpu", *, resume: bool = False, overwrite: bool = False
+    config: AgentConfig,
+    folder: Path,
+    device: torch.device | str = "cpu",
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Meta-train, judge in gymnasium, write ``folder``: ``config.json``, ``metrics.jsonl``, ``checkpoint.safetensors``,
-    ``curriculum.safetensors``, ``result.json``. Returns the result.
+    """Meta-train, judge in gymnasium, write ``folder``: ``config.json``, ``metrics.jsonl``,
+    ``checkpoint.safetensors``, ``curriculum.safetensors``, ``result.json``. Returns the result.
 
-    ``resume``: a run that was stopped goes on from its last checkpoint, to the same bits; a finished one gives back its result.
-    Cost: for CartPole some 90 s of one thread, and 20 s for the judgement. Raises ValueError where ``folder`` holds a run already or one
-    with other settings, ImportError without gymnasium, AgentTrainingDiverged, KeyboardInterrupt after Ctrl-C with everything saved.
+    ``resume``: a run that was stopped goes on from its last checkpoint, to the same bits; a finished one
+    gives back its result. Cost: for CartPole some 90 s of one thread, and 20 s for the judgement. Raises
+    ValueError where ``folder`` holds a run already or one with other settings, ImportError without gymnasium,
+    AgentTrainingDiverged, KeyboardInterrupt after Ctrl-C with everything saved.
     """
     config.make_env().gymnasium().close()  # a missing package is told before the training, not after it
     device = torch.device(device)
@@ -41,14 +47,18 @@ def train(
         raise ValueError("resume continues a run and overwrite replaces it; give one of them")
     begun = (folder / "config.json").exists()
     if begun and not resume and not overwrite:
-        raise ValueError(f"{folder} already holds a run; use --resume to continue it, --overwrite to replace it, or another --out")
+        raise ValueError(
+            f"{folder} already holds a run; use --resume to continue it, --overwrite to replace it, or another --out"
+        )
     if begun and resume:
         require_same(read_config(folder), config, folder)
     training = AgentTraining(config, device)
     if overwrite:
         remove_run(folder)
     if not (folder / "config.json").exists():
-        write_json(folder / "config.json", {"kind": "agents", "config": to_dict(config), **_environment(device)})
+        write_json(
+            folder / "config.json", {"kind": "agents", "config": to_dict(config), **_environment(device)}
+        )
     if (folder / "checkpoint.safetensors").exists():
         training.load_checkpoint(folder)
     if not training.finished:
@@ -61,7 +71,8 @@ def train(
 
 
 def evaluate(folder: Path, judge: JudgeConfig | None = None) -> dict[str, Any]:
-    """Judge a finished run again, by its own settings or by ``judge``; replaces its result. Raises as :func:`train`."""
+    """Judge a finished run again, by its own settings or by ``judge``; replaces its result. Raises as
+    :func:`train`."""
     config = read_config(folder)
     if judge is not None:
         config = dataclasses.replace(config, judge=judge)
@@ -86,7 +97,12 @@ def _judge(folder: Path, config: AgentConfig, training: dict[str, Any] | None) -
     result = {
         "taught": judging.judge(config, curriculum),
         "untaught": judging.untaught(config),
-        "curve": {"mean": _rounded(curves.mean(0)), "std": _rounded(curves.std(0)), "policies": len(some), "episodes": CURVE_EPISODES},
+        "curve": {
+            "mean": _rounded(curves.mean(0)),
+            "std": _rounded(curves.std(0)),
+            "policies": len(some),
+            "episodes": CURVE_EPISODES,
+        },
         "training": training,
         "evaluation_seconds": round(time.monotonic() - started, 3),
         "config": to_dict(config),

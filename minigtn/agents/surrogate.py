@@ -1,15 +1,18 @@
-"""The outer loss of a taught agent: a surrogate whose gradient by the policy's weights is the policy gradient, as a ``Readout``.
+"""The outer loss of a taught agent: a surrogate whose gradient by the policy's weights is the policy
+gradient, as a ``Readout``.
 
-The return of real episodes cannot be differentiated by the weights; its expectation can (Williams 1992, REINFORCE):
+The return of real episodes cannot be differentiated by the weights; its expectation can (Williams 1992,
+REINFORCE):
 
     d E[return] = E[ sum_t  A_t  d log pi(a_t | s_t) ]
 
-So episodes are played in a first pass, without gradient, by the weights that the inner loop has at each reading. Observations, actions and
-advantages A_t are then constants of the loss ``-mean(A log pi) - entropy_bonus * mean(H)``, which the same inner run, differentiated in a
-second pass, reads at the same places. All that is left to the adjoint is an ordinary readout, so every adjoint works.
+So episodes are played in a first pass, without gradient, by the weights that the inner loop has at each
+reading. Observations, actions and advantages A_t are then constants of the loss ``-mean(A log pi) -
+entropy_bonus * mean(H)``, which the same inner run, differentiated in a second pass, reads at the same
+places. All that is left to the adjoint is an ordinary readout, so every adjoint works.
 
-Advantages are those of Schulman et al. 2016 (arXiv 1506.02438), from a learned critic that is told how far the inner run is; they are
-standardised over each reading's steps.
+Advantages are those of Schulman et al. 2016 (arXiv 1506.02438), from a learned critic that is told how far
+the inner run is; they are standardised over each reading's steps.
 """
 
 from __future__ import annotations
@@ -29,17 +32,19 @@ from minigtn.optimisers import Optimiser
 from minigtn.sgd import Params, Readout, sgd
 
 Lesson = tuple[Tensor, Tensor, Tensor, Tensor]
-"""What a teacher hands out: states x (T, B, F), what it says of their actions y (T, B, K), lr (T,), momentum (T,)."""
+"""What a teacher hands out: states x (T, B, F), what it says of their actions y (T, B, K), lr (T,), momentum
+(T,)."""
 InnerLoss = Callable[[Params, Sequence[Tensor]], Tensor]
 """What stacked policies are trained with: ``SumOfImitations`` or ``SumOfBanditLosses``."""
 
 
 @dataclass(frozen=True)
 class PolicyGradient:
-    """``loss(params, batch)``: the surrogate of M stacked policies, a scalar; its gradient is that of their mean.
+    """``loss(params, batch)``: the surrogate of M stacked policies, a scalar; its gradient is that of their
+    mean.
 
-    ``batch``: observations (M, N, F), actions (M, N) integers, weights (M, N): advantages over the number of steps that were played, 0
-    for padding; and shares (M, N): 1 over that number, 0 for padding.
+    ``batch``: observations (M, N, F), actions (M, N) integers, weights (M, N): advantages over the number of
+    steps that were played, 0 for padding; and shares (M, N): 1 over that number, 0 for padding.
     """
 
     policy: Policy
@@ -58,8 +63,8 @@ class PolicyGradient:
 
 
 class Critic(nn.Module):
-    """``critic(observations (..., F), progress (...)) -> values (...)``, in units of about one: what a policy of that ``progress``, the part
-    of the inner run that is done, will earn from there."""
+    """``critic(observations (..., F), progress (...)) -> values (...)``, in units of about one: what a policy
+    of that ``progress``, the part of the inner run that is done, will earn from there."""
 
     scale: Tensor
 
@@ -68,7 +73,13 @@ class Critic(nn.Module):
         self.register_buffer("scale", torch.tensor(scale), persistent=False)
         with torch.random.fork_rng([]):
             torch.manual_seed(seed)
-            self.layers = nn.Sequential(nn.Linear(len(scale) + 1, width), nn.Tanh(), nn.Linear(width, width), nn.Tanh(), nn.Linear(width, 1))
+            self.layers = nn.Sequential(
+                nn.Linear(len(scale) + 1, width),
+                nn.Tanh(),
+                nn.Linear(width, width),
+                nn.Tanh(),
+                nn.Linear(width, 1),
+            )
 
     def forward(self, observations: Tensor, progress: Tensor) -> Tensor:
         return self.layers(torch.cat([observations / self.scale, progress.unsqueeze(-1)], -1)).squeeze(-1)
@@ -77,7 +88,8 @@ class Critic(nn.Module):
 def weights_at_readings(
     inner: InnerLoss, params: Params, lesson: Lesson, every: int, optimizer: Optimiser | None = None
 ) -> list[Params]:
-    """The first pass: the weights of M stacked policies after inner steps ``every``, 2 * ``every``, ... and the last, without gradient."""
+    """The first pass: the weights of M stacked policies after inner steps ``every``, 2 * ``every``, ... and
+    the last, without gradient."""
     kept: list[Params] = []
 
     def keep(params: Params, batch: Sequence[Tensor]) -> Tensor:
@@ -92,10 +104,13 @@ def weights_at_readings(
 
 
 @torch.no_grad()
-def advantages(episodes: Episodes, critic: Critic, progress: Tensor, gamma: float, lam: float, unit: float) -> tuple[Tensor, Tensor]:
+def advantages(
+    episodes: Episodes, critic: Critic, progress: Tensor, gamma: float, lam: float, unit: float
+) -> tuple[Tensor, Tensor]:
     """Advantages and the critic's targets, both (L, n), in ``unit``s of return; 0 after an episode's end.
 
-    ``progress`` (n,). An episode that was cut off at the limit counts as going on: its last value is the critic's.
+    ``progress`` (n,). An episode that was cut off at the limit counts as going on: its last value is the
+    critic's.
     """
     values = critic(episodes.observations, progress.expand(episodes.alive.shape))
     after = critic(episodes.last, progress) * ~episodes.terminated
@@ -124,9 +139,11 @@ def standardize(advantage: Tensor, alive: Tensor) -> Tensor:
 def readout_of(
     loss: PolicyGradient, episodes: Episodes, advantage: Tensor, readings: int, n_policies: int, every: int
 ) -> Readout:
-    """The second pass's readout: ``episodes`` (n = readings * M * N of them, in this order) as R batches of M stacked policies.
+    """The second pass's readout: ``episodes`` (n = readings * M * N of them, in this order) as R batches of M
+    stacked policies.
 
-    ``advantage`` (L, n), raw: each reading is standardised by itself, over all of its policies, and is a mean over its steps.
+    ``advantage`` (L, n), raw: each reading is standardised by itself, over all of its policies, and is a mean
+    over its steps.
     """
     length = len(advantage)
 
@@ -146,9 +163,15 @@ def readout_of(
 
 
 def meta_loss(
-    inner: InnerLoss, params: Params, lesson: Lesson, readout: Readout, adjoint: Adjoint, optimizer: Optimiser | None = None
+    inner: InnerLoss,
+    params: Params,
+    lesson: Lesson,
+    readout: Readout,
+    adjoint: Adjoint,
+    optimizer: Optimiser | None = None,
 ) -> Tensor:
-    """The second pass: teach M stacked policies, mean of the readings; differentiable into all of the lesson, a scalar."""
+    """The second pass: teach M stacked policies, mean of the readings; differentiable into all of the lesson,
+    a scalar."""
     x, y, lr, momentum = lesson
     _, readings = sgd(inner, params, (x, y), lr, momentum, adjoint, readout, optimizer)
     return readings.mean()

@@ -1,7 +1,9 @@
-"""The teacher of agents: T batches of synthetic states with action probabilities, and the inner step sizes, all learned.
+"""The teacher of agents: T batches of synthetic states with action probabilities, and the inner step sizes,
+all learned.
 
-The pieces are those of :class:`minigtn.teacher.Teacher`: its learned pixels (here: learned states, within two ``scale`` of 0), learned soft
-labels (here: action probabilities), and step sizes. Departure: a small dense generator can stand between learned vectors and states.
+The pieces are those of :class:`minigtn.teacher.Teacher`: its learned pixels (here: learned states, within two
+``scale`` of 0), learned soft labels (here: action probabilities), and step sizes. Departure: a small dense
+generator can stand between learned vectors and states.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ from minigtn.curriculum import Curriculum
 from minigtn.teacher import Teacher, TeacherConfig
 
 CONFIDENCE = 2.0
-"""Action probabilities start as softmax(CONFIDENCE * one-hot): .88 for one of two actions. From evenly divided ones a teacher learns slowly."""
+"""Action probabilities start as softmax(CONFIDENCE * one-hot): .88 for one of two actions. From evenly
+divided ones a teacher learns slowly."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,8 @@ class StatesConfig:
     states: Literal["learned", "generator"] = "learned"
     """States learned one by one, or made by a dense generator from learned vectors."""
     learn_states: bool = True
-    """Whether states and action probabilities are learned, or stay as they were drawn, so that only step sizes are learned."""
+    """Whether states and action probabilities are learned, or stay as they were drawn, so that only step
+    sizes are learned."""
     z_size: int = 8
     """Length of the generator's input vectors."""
     width: int = 32
@@ -46,11 +50,14 @@ class StatesConfig:
 
     def __post_init__(self) -> None:
         if min(self.z_size, self.width) < 1:
-            raise ValueError(f"a generator needs z_size and width of at least 1; given {self.z_size} and {self.width}")
+            raise ValueError(
+                f"a generator needs z_size and width of at least 1; given {self.z_size} and {self.width}"
+            )
         self.parts()
 
     def parts(self) -> TeacherConfig:
-        """The pieces, as :class:`minigtn.teacher.Teacher` knows them. ValueError for what those do not allow."""
+        """The pieces, as :class:`minigtn.teacher.Teacher` knows them. ValueError for what those do not
+        allow."""
         return TeacherConfig(
             inner_steps=self.inner_steps,
             batch_size=self.batch_size,
@@ -63,8 +70,8 @@ class StatesConfig:
 
 
 class StateTeacher(nn.Module):
-    """``x, y, lr, momentum = teacher()``: states x (T, B, F) as the environment gives them, action probabilities y (T, B, K), lr and
-    momentum (T,). Its parameters are the outer loop's ``theta``."""
+    """``x, y, lr, momentum = teacher()``: states x (T, B, F) as the environment gives them, action
+    probabilities y (T, B, K), lr and momentum (T,). Its parameters are the outer loop's ``theta``."""
 
     scale: Tensor
 
@@ -93,8 +100,11 @@ class StateTeacher(nn.Module):
             x = 2 * torch.tanh(self.generator(torch.cat([x, y], -1)))
         return x * self.scale, y, lr, momentum
 
-    def curriculum(self, env: Environment, provenance: dict[str, Any], state: dict[str, Tensor] | None = None) -> Curriculum:
-        """What the teacher shows now, or would in another ``state``: raw observations, so that its standardization does nothing."""
+    def curriculum(
+        self, env: Environment, provenance: dict[str, Any], state: dict[str, Tensor] | None = None
+    ) -> Curriculum:
+        """What the teacher shows now, or would in another ``state``: raw observations, so that its
+        standardization does nothing."""
         with torch.no_grad():
             x, y, lr, momentum = torch.func.functional_call(self, state or {}, ())
         zeros = (0.0,) * len(env.features)

@@ -1,6 +1,6 @@
 """Meta-training a teacher of agents: real episodes in a first pass, the meta-gradient in a second.
 
-    curriculum = train(config, Path("runs/cartpole"))
+curriculum = train(config, Path("runs/cartpole"))
 """
 
 from __future__ import annotations
@@ -21,7 +21,16 @@ from minigtn.agents.bandit import Bandit, BanditConfig, SumOfBanditLosses
 from minigtn.agents.config import AgentConfig
 from minigtn.agents.policies import Policy, SumOfImitations
 from minigtn.agents.rollout import Episodes, Simulation, greedy, play, sampler, side_by_side
-from minigtn.agents.surrogate import Critic, InnerLoss, Lesson, PolicyGradient, advantages, meta_loss, readout_of, weights_at_readings
+from minigtn.agents.surrogate import (
+    Critic,
+    InnerLoss,
+    Lesson,
+    PolicyGradient,
+    advantages,
+    meta_loss,
+    readout_of,
+    weights_at_readings,
+)
 from minigtn.agents.teacher import StateTeacher
 from minigtn.config import from_dict, require_same, seed_for, to_dict
 from minigtn.curriculum import Curriculum
@@ -55,13 +64,17 @@ class Progress:
 class AgentTraining:
     """One meta-training: state, steps, checkpoint.
 
-    Everything random in outer step i follows from (seed, i), so a run resumed from a checkpoint continues to the same bits, on the same
-    kind of device and with the same number of threads. Time of an outer step: nearly all of it is the ``env.limit`` steps of the
-    ``readings * policies * episodes`` episodes side by side. Memory: those steps, and the adjoint's.
+    Everything random in outer step i follows from (seed, i), so a run resumed from a checkpoint continues to
+    the same bits, on the same kind of device and with the same number of threads. Time of an outer step:
+    nearly all of it is the ``env.limit`` steps of the ``readings * policies * episodes`` episodes side by
+    side. Memory: those steps, and the adjoint's.
     """
 
-    def __init__(self, config: AgentConfig, device: torch.device | str = "cpu", bandit: BanditConfig | None = None) -> None:
-        """With ``bandit`` the teacher is a synthetic environment (:mod:`minigtn.agents.bandit`) in place of ``config.teacher``'s states."""
+    def __init__(
+        self, config: AgentConfig, device: torch.device | str = "cpu", bandit: BanditConfig | None = None
+    ) -> None:
+        """With ``bandit`` the teacher is a synthetic environment (:mod:`minigtn.agents.bandit`) in place of
+        ``config.teacher``'s states."""
         self.config = config
         self.device = torch.device(device)
         self.env = config.make_env()
@@ -71,7 +84,9 @@ class AgentTraining:
         self.unit = self.env.reward_scale / (1 - config.outer.gamma)
         self.bandit = bandit
         self.teacher = self._new_teacher(0)
-        self.inner: InnerLoss = SumOfImitations(self.policy) if bandit is None else SumOfBanditLosses(self.policy)
+        self.inner: InnerLoss = (
+            SumOfImitations(self.policy) if bandit is None else SumOfBanditLosses(self.policy)
+        )
         self.critic = Critic(self.env.scale, seed_for(config.seed, purpose.CRITIC, 0)).to(self.device)
         self.learned = [p for p in self.teacher.parameters() if p.requires_grad]
         self.adam = torch.optim.Adam(self.learned, lr=config.outer.lr)
@@ -99,7 +114,8 @@ class AgentTraining:
         return self.teacher(number) if isinstance(self.teacher, Bandit) else self.teacher()
 
     def episodes_of(self, kept: list[Params]) -> Episodes:
-        """The first pass's episodes: of R readings of M policies, N each, actions sampled; R*M*N side by side."""
+        """The first pass's episodes: of R readings of M policies, N each, actions sampled; R*M*N side by
+        side."""
         outer = self.config.outer
         rng = torch.Generator().manual_seed(seed_for(self.config.seed, purpose.EPISODES, self.progress.step))
         here = torch.Generator(self.device).manual_seed(int(torch.randint(2**62, (), generator=rng)))
@@ -107,10 +123,13 @@ class AgentTraining:
         n_policies = len(kept) * outer.policies
         running = Simulation(self.env, n_policies * outer.episodes, rng, self.device)
         logits = side_by_side(self.policy, params, n_policies)
-        return play(running, sampler(lambda observation: outer.sharpness * logits(observation), here), self.env.limit)
+        return play(
+            running, sampler(lambda observation: outer.sharpness * logits(observation), here), self.env.limit
+        )
 
     def begin(self) -> None:
-        """Before the first outer step: the best of ``outer.tries`` untrained teachers takes this one's place."""
+        """Before the first outer step: the best of ``outer.tries`` untrained teachers takes this one's
+        place."""
         outer = self.config.outer
         params = self.fresh(purpose.POLICY, 0, outer.policies)
         states = []
@@ -118,7 +137,9 @@ class AgentTraining:
         for number in range(outer.tries):
             self.teacher.load_state_dict(self._new_teacher(number).state_dict())
             states.append(self._snapshot())
-            taught += weights_at_readings(self.inner, params, self.lesson(0), self.config.teacher.inner_steps, self.optimizer)
+            taught += weights_at_readings(
+                self.inner, params, self.lesson(0), self.config.teacher.inner_steps, self.optimizer
+            )
         episodes = self.episodes_of(taught)
         self.progress.env_steps += episodes.steps()
         best = episodes.returns().view(outer.tries, -1).mean(1).argmax()
@@ -126,7 +147,8 @@ class AgentTraining:
         self.best = self._snapshot()
 
     def outer_step(self) -> dict[str, Any]:
-        """One update of the teacher, unless the meta-gradient is not finite, and of the critic. Returns the record for the metrics."""
+        """One update of the teacher, unless the meta-gradient is not finite, and of the critic. Returns the
+        record for the metrics."""
         outer = self.config.outer
         progress = self.progress
         if progress.step == 0 and outer.tries > 1:
@@ -138,7 +160,9 @@ class AgentTraining:
         done = self._done()
         advantage, targets = advantages(episodes, self.critic, done, outer.gamma, outer.gae_lambda, self.unit)
         surrogate = PolicyGradient(self.policy, outer.entropy, outer.sharpness)
-        readout = readout_of(surrogate, episodes, advantage, self.config.readings, outer.policies, self.config.every)
+        readout = readout_of(
+            surrogate, episodes, advantage, self.config.readings, outer.policies, self.config.every
+        )
         self.adam.zero_grad()
         try:
             loss = meta_loss(self.inner, params, lesson, readout, self.adjoint, self.optimizer)
@@ -146,7 +170,10 @@ class AgentTraining:
             norm = float(torch.nn.utils.clip_grad_norm_(self.learned, outer.clip_norm or math.inf))
         except FixedPointOverflow:  # the adjoint Reversible meets what the others see as infinity
             norm = math.nan
-        lr = outer.lr * (outer.final_lr + (1 - outer.final_lr) * 0.5 * (1 + math.cos(math.pi * progress.step / outer.outer_steps)))
+        lr = outer.lr * (
+            outer.final_lr
+            + (1 - outer.final_lr) * 0.5 * (1 + math.cos(math.pi * progress.step / outer.outer_steps))
+        )
         if math.isfinite(norm):
             progress.skipped_in_a_row = 0
             self.adam.param_groups[0]["lr"] = lr
@@ -173,7 +200,9 @@ class AgentTraining:
         """For each of the episodes side by side, the part of the inner run that its policy has behind it."""
         steps = self.config.teacher.inner_steps
         after = [min((r + 1) * self.config.every, steps) / steps for r in range(self.config.readings)]
-        return torch.tensor(after, device=self.device).repeat_interleave(self.config.outer.policies * self.config.outer.episodes)
+        return torch.tensor(after, device=self.device).repeat_interleave(
+            self.config.outer.policies * self.config.outer.episodes
+        )
 
     def _fit_critic(self, episodes: Episodes, done: Tensor, targets: Tensor) -> float:
         """A few steps towards the targets; the mean squared error before the last one."""
@@ -193,14 +222,17 @@ class AgentTraining:
 
     @torch.no_grad()
     def validate(self) -> float:
-        """Mean return of fresh policies after the last inner step, greedy; keeps the teacher if it is the best so far."""
+        """Mean return of fresh policies after the last inner step, greedy; keeps the teacher if it is the
+        best so far."""
         outer = self.config.outer
         x, y, lr, momentum = self.lesson(0)
         params = self.fresh(purpose.VALIDATION, 0, outer.valid_policies)
         taught = sgd(self.inner, params, (x, y), lr, momentum, optimiser=self.optimizer)
         rng = torch.Generator().manual_seed(seed_for(self.config.seed, purpose.VALIDATION_EPISODES, 0))
         running = Simulation(self.env, outer.valid_policies * outer.valid_episodes, rng, self.device)
-        episodes = play(running, greedy(side_by_side(self.policy, taught, outer.valid_policies)), self.env.limit)
+        episodes = play(
+            running, greedy(side_by_side(self.policy, taught, outer.valid_policies)), self.env.limit
+        )
         value = episodes.returns().mean().item()
         if value >= self.progress.best_return:
             self.progress.best_return = value
@@ -209,7 +241,8 @@ class AgentTraining:
         return value
 
     def run(self, folder: Path) -> None:
-        """All outer steps that are left, with progress bar, metrics and checkpoints (also on Ctrl-C, which then raises).
+        """All outer steps that are left, with progress bar, metrics and checkpoints (also on Ctrl-C, which
+        then raises).
 
         Raises AgentTrainingDiverged."""
         outer = self.config.outer
@@ -217,7 +250,9 @@ class AgentTraining:
         before = (progress.seconds, progress.cpu_seconds)
         started = (time.monotonic(), time.process_time())
         metrics = Metrics(folder / "metrics.jsonl", progress.step)
-        bar = tqdm(total=outer.outer_steps, initial=progress.step, desc="outer steps", unit="step", smoothing=0.05)
+        bar = tqdm(
+            total=outer.outer_steps, initial=progress.step, desc="outer steps", unit="step", smoothing=0.05
+        )
         try:
             with deferred_interrupt() as interrupted:
                 while not self.finished and not interrupted.is_set():
@@ -227,10 +262,18 @@ class AgentTraining:
                     progress.seconds = before[0] + time.monotonic() - started[0]
                     progress.cpu_seconds = before[1] + time.process_time() - started[1]
                     metrics.write({**record, "seconds": round(progress.seconds, 3)})
-                    bar.set_postfix({"return": f"{record['return']:.1f}", "best": f"{progress.best_return:.1f}"}, refresh=False)
+                    bar.set_postfix(
+                        {"return": f"{record['return']:.1f}", "best": f"{progress.best_return:.1f}"},
+                        refresh=False,
+                    )
                     bar.update()
                     diverged = progress.skipped_in_a_row >= outer.max_skipped
-                    if self.finished or interrupted.is_set() or diverged or progress.step % outer.checkpoint_every == 0:
+                    if (
+                        self.finished
+                        or interrupted.is_set()
+                        or diverged
+                        or progress.step % outer.checkpoint_every == 0
+                    ):
                         self.save_checkpoint(folder)
                     if diverged:
                         raise AgentTrainingDiverged(
@@ -242,9 +285,12 @@ class AgentTraining:
             metrics.close()
 
     def result(self) -> Curriculum:
-        """The curriculum of the best teacher on validation episodes, on the CPU. ValueError for a bandit, which has none."""
+        """The curriculum of the best teacher on validation episodes, on the CPU. ValueError for a bandit,
+        which has none."""
         if not isinstance(self.teacher, StateTeacher):
-            raise ValueError("a synthetic environment hands out rewards, not action probabilities: it has no curriculum")
+            raise ValueError(
+                "a synthetic environment hands out rewards, not action probabilities: it has no curriculum"
+            )
         about = {"config": to_dict(self.config), "outer_steps_taken": self.progress.best_step}
         return self.teacher.curriculum(self.env, about, self.best).to("cpu")
 
@@ -258,11 +304,15 @@ class AgentTraining:
         for kind, adam in (("adam", self.adam), ("critic-adam", self.critic_adam)):
             for i, state in adam.state_dict()["state"].items():
                 tensors |= {f"{kind}/{i}/{name}": value for name, value in state.items()}
-        about = {"config": to_dict(self.config), "progress": {**vars(self.progress), "best_return": repr(self.progress.best_return)}}
+        about = {
+            "config": to_dict(self.config),
+            "progress": {**vars(self.progress), "best_return": repr(self.progress.best_return)},
+        }
         save_tensors(folder / "checkpoint.safetensors", tensors, about, self.progress.step)
 
     def load_checkpoint(self, folder: Path) -> None:
-        """Continue from ``folder``. ValueError in one sentence where a file is unreadable or belongs to another config."""
+        """Continue from ``folder``. ValueError in one sentence where a file is unreadable or belongs to
+        another config."""
         path = folder / "checkpoint.safetensors"
         tensors, about = load_tensors(path)
         require_same(from_dict(AgentConfig, about["config"]), self.config, path)
@@ -272,7 +322,9 @@ class AgentTraining:
             kind, _, rest = key.partition("/")
             if kind in adams:
                 i, _, name = rest.partition("/")
-                adams[kind].setdefault(int(i), {})[name] = tensor if name == "step" else tensor.to(self.device)
+                adams[kind].setdefault(int(i), {})[name] = (
+                    tensor if name == "step" else tensor.to(self.device)
+                )
             else:
                 modules[kind][rest] = tensor.to(self.device)
         self.best = modules["best"]
