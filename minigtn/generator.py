@@ -20,7 +20,7 @@ BLOCK = 32  # images: few enough that their activations do not count, enough tha
 
 
 def init_generator(
-    image_shape: tuple[int, int, int],
+    image_shape: tuple[int, ...],
     inputs: int,
     dense: int,
     channels: tuple[int, int],
@@ -47,7 +47,7 @@ def init_generator(
     return params
 
 
-def generate(params: Params, inputs: Tensor, image_shape: tuple[int, int, int]) -> Tensor:
+def generate(params: Params, inputs: Tensor, image_shape: tuple[int, ...]) -> Tensor:
     """``inputs`` (N, Z + K), latent vectors beside one-hot labels -> images (N, C, H, W) in standardised units within (-2, 2).
 
     Memory: the three layers in front of a batch normalisation, whole, and one block of everything else (0.1 MiB an image at the sizes of

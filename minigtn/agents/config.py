@@ -163,7 +163,10 @@ class AgentConfig:
 PRESETS: dict[str, AgentConfig] = {
     "CartPole-v1": AgentConfig(),
     "Acrobot-v1": AgentConfig(
-        env="Acrobot-v1", teacher=StatesConfig(inner_steps=16), outer=OuterConfig(gamma=0.98)
+        env="Acrobot-v1",
+        policy=PolicyConfig((64,)),
+        teacher=StatesConfig(inner_steps=16),
+        outer=OuterConfig(outer_steps=150, gamma=0.98, sharpness=2.0, valid_policies=32),
     ),
     "Pendulum-v1": AgentConfig(env="Pendulum-v1"),
 }

@@ -52,7 +52,11 @@ def curve(
     stages: list[list[nn.Module]] = [[] for _ in range(len(curriculum.x) + 1)]
     for module in modules:
         stages[0].append(copy.deepcopy(module))
-        teach(module, curriculum, lambda t, module=module: stages[t].append(copy.deepcopy(module)))
+
+        def keep(t: int, module: nn.Module = module) -> None:
+            stages[t].append(copy.deepcopy(module))
+
+        teach(module, curriculum, keep)
     rows = []
     for stage in stages:
         running = Simulation(env, len(modules) * episodes, torch.Generator().manual_seed(seed))
