@@ -10,7 +10,9 @@ import torch
 from torch import nn
 
 from minigtn import Curriculum, load_curriculum, report, sgd, teach
+from minigtn.agents.environments import CartPole
 from minigtn.agents.policies import Policy, PolicyConfig, SumOfImitations
+from minigtn.agents.rollout import Simulation, greedy, of_modules, play
 
 
 def make(steps: int = 4) -> Curriculum:
@@ -82,6 +84,23 @@ def test_what_draws_images_refuses_vectors_in_one_sentence(tmp_path: Path) -> No
     assert not list(tmp_path.iterdir())
     report.export(make(), tmp_path / "c.npz", "float32")
     assert (tmp_path / "c.npz").stat().st_size > 100
+
+
+def test_the_curriculum_that_comes_with_the_package_solves_cartpole() -> None:
+    curriculum = load_curriculum("cartpole-10")
+    assert curriculum.x.shape == (10, 16, 4)
+    assert curriculum.class_names == ("left", "right")
+    observations = torch.randn(5, 4)
+    assert curriculum.standardise(observations).equal(observations)  # as gymnasium gives them
+    fresh = [PolicyConfig().module(4, 2, seed) for seed in range(8)]
+    taught = [teach(PolicyConfig().module(4, 2, seed), curriculum) for seed in range(8)]
+    env = CartPole()
+    returns = []
+    for modules in (fresh, taught):
+        running = Simulation(env, 32, torch.Generator().manual_seed(0))
+        returns.append(play(running, greedy(of_modules(modules)), env.limit).returns().mean())
+    assert returns[0] < 100
+    assert returns[1] > 475
 
 
 def test_a_module_for_images_is_refused() -> None:
