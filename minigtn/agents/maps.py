@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from minigtn.agents.environments import CartPole
 from minigtn.curriculum import Curriculum
 from minigtn.figures import as_svg, canvas
 
@@ -27,6 +28,8 @@ class Plane:
     """Their values (N,) and (N,) -> observations (N, F), the rest at 0."""
     coordinates: Callable[[Tensor], tuple[Tensor, Tensor]]
     """Observations (N, F) -> their values."""
+    bound: float | None = None
+    """Where an episode ends, on either side of 0 on the first axis."""
 
 
 def _angles(first: int) -> Callable[[Tensor, Tensor], Tensor]:
@@ -42,9 +45,10 @@ PLANES: dict[str, Plane] = {
     "CartPole-v1": Plane(
         "angle and angular velocity",
         ("angle (rad)", "angular velocity (rad/s)"),
-        (0.25, 2.5),
+        (3.2, 4.2),
         lambda a, b: torch.stack([torch.zeros_like(a), torch.zeros_like(a), a, b], -1),
         lambda x: (x[:, 2], x[:, 3]),
+        CartPole.MOST_ANGLE,
     ),
     "Acrobot-v1": Plane(
         "the first link's angle and velocity",
@@ -91,6 +95,9 @@ def decision_map(policy: nn.Module, curriculum: Curriculum, plane: Plane, palett
         axes.scatter(
             x[inside], y[inside], c=wanted[inside], edgecolors="black", linewidths=0.8, s=26, **scale
         )
+        if plane.bound is not None:
+            for side in (-plane.bound, plane.bound):
+                axes.axvline(side, color="black", linewidth=1, linestyle=":")
         axes.set(xlabel=plane.labels[0], ylabel=plane.labels[1])
         axes.grid(False)
         return as_svg(figure)

@@ -108,7 +108,10 @@ def _map(config: AgentConfig, policy: nn.Module, curriculum: Curriculum) -> str:
     env = config.make_env()
     plane = PLANES[config.env]
     caption = f"Colour: the probability of {env.actions[-1]} over {plane.title}, other features at 0. Rings: the synthetic states, where "
-    caption += "they fall into the picture, filled with the probability that the teacher asks for there."
+    caption += "they fall into the picture, filled with the probability that the teacher asks for there. They were not made "
+    caption += "to be met in play, but to teach."
+    if plane.bound is not None:
+        caption += " Between the dotted lines the pole has not fallen."
     return page.figure(
         "What it decides, and what it was shown",
         lambda p: decision_map(policy, curriculum, plane, p),
