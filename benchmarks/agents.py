@@ -114,8 +114,8 @@ def solved(bench: Bench, env: str, seeds: int) -> dict[str, Any]:
 
 
 def one_step(bench: Bench) -> dict[str, Any]:
-    """T = 1: 64 states in one batch, one outer seed. docs/log.md says why a narrow policy cannot be taught in one
-    step."""
+    """T = 1: 64 states in one batch, one outer seed. docs/log.md says why a narrow policy cannot be taught
+    in one step."""
     rows = []
     for width in (256, 32):
         result = bench.run(f"one-step-{width}-0", bench.small(one_step_config(0, width)))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 Function = Callable[..., Any]
 
-# ----------------------------------------------------------------------------------------------------------------- 11, teach an agent
+# -------------------------------------------------------------------------------- 11, teach an agent
 
 
 @exercise
@@ -25,7 +25,7 @@ def check_11_returns_to_go(returns_to_go: Function) -> None:
     if not isinstance(got, Tensor) or got.shape != rewards.shape:
         shape = tuple(got.shape) if isinstance(got, Tensor) else type(got).__name__
         raise Hint(
-            f"returns_to_go(rewards, gamma) should be a tensor of the shape of rewards, (6, 3), but is {shape}"
+            f"returns_to_go(rewards, gamma) should be a tensor of the shape of rewards, (6, 3), not {shape}"
         )
     if not rewards.equal(before):
         raise Hint("rewards was changed in place: make a new tensor, the episodes are still needed")
@@ -61,7 +61,7 @@ def check_11_surrogate(surrogate: Function) -> None:
     got = surrogate(logits, actions, advantages)
     if not isinstance(got, Tensor) or got.dim():
         raise Hint(
-            "surrogate(logits, actions, advantages) should be one number, a scalar tensor: take the mean over the steps"
+            "surrogate(logits, actions, advantages) should be one number, a scalar: the mean over the steps"
         )
     if not got.requires_grad:
         raise Hint("the result is cut off from logits: no .item(), no .detach() on the way")
@@ -85,7 +85,7 @@ def check_11_surrogate(surrogate: Function) -> None:
     (expected,) = torch.autograd.grad(right, logits)
     if not close(found, expected):
         raise Hint(
-            "the number is right, but not its gradient by logits: only log pi(action) may carry one, and all of it"
+            "the number is right, but not its gradient by logits: log pi(action) alone carries one, all of it"
         )
 
 

@@ -43,9 +43,34 @@ TINY = AgentConfig(
     ),
     judge=JudgeConfig(policies=2, episodes=2),
 )
-FLAGS = ["--policy.hidden", "6", "--teacher.inner-steps", "3", "--teacher.batch-size", "4", "--outer.outer-steps", "4", "--outer.tries", "2", "--outer.policies", "2",
-         "--outer.episodes", "2", "--outer.valid-every", "2", "--outer.valid-policies", "2", "--outer.valid-episodes", "2",
-         "--outer.checkpoint-every", "2", "--judge.policies", "2", "--judge.episodes", "2"]  # fmt: skip
+FLAGS = [
+    "--policy.hidden",
+    "6",
+    "--teacher.inner-steps",
+    "3",
+    "--teacher.batch-size",
+    "4",
+    "--outer.outer-steps",
+    "4",
+    "--outer.tries",
+    "2",
+    "--outer.policies",
+    "2",
+    "--outer.episodes",
+    "2",
+    "--outer.valid-every",
+    "2",
+    "--outer.valid-policies",
+    "2",
+    "--outer.valid-episodes",
+    "2",
+    "--outer.checkpoint-every",
+    "2",
+    "--judge.policies",
+    "2",
+    "--judge.episodes",
+    "2",
+]
 
 
 def state(training: AgentTraining) -> list[torch.Tensor]:

@@ -51,8 +51,8 @@ def animate(
         body = _arm([(-_degrees(first), -_degrees(second)) for first, second, _, _ in states], env, palette)
     else:
         raise ValueError(f"there is no drawing of {type(env).__name__}")
-    text = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}">{body}</svg>'
-    return text.encode()
+    size = f'viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}"'
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {size}>{body}</svg>'.encode()
 
 
 def _cartpole(states: Sequence[Sequence[float]], env: CartPole, palette: dict[str, str]) -> str:
@@ -63,13 +63,15 @@ def _cartpole(states: Sequence[Sequence[float]], env: CartPole, palette: dict[st
     moving = _moves("translate", [f"{centre + METRE * x:.1f} {ground}" for x, *_ in states], env)
     turning = _moves("rotate", [f"{_degrees(theta):.2f}" for _, _, theta, _ in states], env)
     marks = "".join(
-        f'<line x1="{centre + side * bound:.0f}" x2="{centre + side * bound:.0f}" y1="{ground - 12}" y2="{ground + 12}"/>'
-        for side in (-1, 1)
+        f'<line x1="{x:.0f}" x2="{x:.0f}" y1="{ground - 12}" y2="{ground + 12}"/>'
+        for x in (centre - bound, centre + bound)
     )
     return (
-        f'<g stroke="{palette["line"]}" stroke-width="2"><line x1="0" x2="{WIDTH}" y1="{ground}" y2="{ground}"/>{marks}</g>'
+        f'<g stroke="{palette["line"]}" stroke-width="2">'
+        f'<line x1="0" x2="{WIDTH}" y1="{ground}" y2="{ground}"/>{marks}</g>'
         f'<g>{moving}<rect x="-28" y="-14" width="56" height="28" rx="5" fill="{palette["ink"]}"/>'
-        f'<g>{turning}<line y2="{-reach:.0f}" stroke="{palette["taught"]}" stroke-width="9" stroke-linecap="round"/></g>'
+        f'<g>{turning}<line y2="{-reach:.0f}" stroke="{palette["taught"]}" stroke-width="9" '
+        f'stroke-linecap="round"/></g>'
         f'<circle r="4" fill="{palette["card"]}"/></g>'
     )
 
@@ -87,13 +89,13 @@ def _arm(angles: Sequence[Sequence[float]], env: Environment, palette: dict[str,
         )
         further = f'<g transform="translate(0 {length:.0f})">{inner}</g>' if inner else ""
         inner = f"<g>{turning}{link}{further}</g>"
-    goal = HEIGHT / 2 - length
-    line = (
-        f'<line x1="0" x2="{WIDTH}" y1="{goal:.0f}" y2="{goal:.0f}" stroke="{palette["line"]}" stroke-width="2"/>'
-        if links == 2
-        else ""
-    )
-    return f'{line}<g transform="translate({WIDTH // 2} {HEIGHT // 2})">{inner}<circle r="5" fill="{palette["ink"]}"/></g>'
+    goal = ""
+    if links == 2:  # the height that the tip has to reach
+        y = HEIGHT / 2 - length
+        stroke = f'stroke="{palette["line"]}" stroke-width="2"'
+        goal = f'<line x1="0" x2="{WIDTH}" y1="{y:.0f}" y2="{y:.0f}" {stroke}/>'
+    hinge = f'<circle r="5" fill="{palette["ink"]}"/>'
+    return f'{goal}<g transform="translate({WIDTH // 2} {HEIGHT // 2})">{inner}{hinge}</g>'
 
 
 def _unwrapped(angles: Sequence[Sequence[float]]) -> list[list[float]]:
@@ -109,8 +111,8 @@ def _unwrapped(angles: Sequence[Sequence[float]]) -> list[list[float]]:
 def _moves(kind: str, values: list[str], env: Environment) -> str:
     """A SMIL transformation through ``values``, in real time."""
     seconds = DRAWN_EVERY * (len(values) - 1) * env.TAU
-    inner = ";".join(values)
-    return f'<animateTransform attributeName="transform" type="{kind}" dur="{seconds:.2f}s" repeatCount="indefinite" values="{inner}"/>'
+    what = f'attributeName="transform" type="{kind}" dur="{seconds:.2f}s" repeatCount="indefinite"'
+    return f'<animateTransform {what} values="{";".join(values)}"/>'
 
 
 def _degrees(radians: float) -> float:

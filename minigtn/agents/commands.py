@@ -96,9 +96,8 @@ def _show(folder: Path, result: dict[str, Any]) -> None:
     taught = result["taught"]
     steps = result["config"]["teacher"]["inner_steps"]
     states = steps * result["config"]["teacher"]["batch_size"]
-    print(
-        f"\nreturn in gymnasium's {result['config']['env']}, n = {taught['policies']} fresh policies, {taught['episodes']} episodes each"
-    )
+    sizes = f"n = {taught['policies']} fresh policies, {taught['episodes']} episodes each"
+    print(f"\nreturn in gymnasium's {result['config']['env']}, {sizes}")
     for name, arm in (
         (f"taught, {steps} steps on {states} synthetic states", taught),
         ("not taught", result["untaught"]),

@@ -27,7 +27,7 @@ JUDGED_EPISODES = 209
 class OuterConfig:
     """The outer loop: Adam on the teacher, through the surrogate of the return."""
 
-    outer_steps: int = 300
+    outer_steps: int = 200
     """Updates of the teacher."""
     lr: float = 0.03
     """Adam's learning rate at the first outer step; it falls along a cosine."""
@@ -51,7 +51,7 @@ class OuterConfig:
     """How far advantages look ahead before they trust the critic; 1: to the end."""
     entropy: float = 0.0
     """Bonus for undecided policies: keeps exploration alive."""
-    sharpness: float = 1.0
+    sharpness: float = 2.0
     """Logits are multiplied by this where actions are drawn for the outer loss. Policies are judged greedily:
     more than 1 brings what is learned nearer to that, and explores less."""
     critic_lr: float = 0.003
@@ -62,9 +62,9 @@ class OuterConfig:
     """How the inner loop is differentiated; the meta-gradient is the same."""
     valid_every: int = 20
     """Outer steps between two validations; the teacher that does best there is the result."""
-    valid_policies: int = 16
+    valid_policies: int = 48
     """Fresh policies per validation."""
-    valid_episodes: int = 8
+    valid_episodes: int = 4
     """Greedy episodes of each of them."""
     checkpoint_every: int = 20
     """Outer steps between two checkpoints."""
@@ -72,8 +72,9 @@ class OuterConfig:
     """Non-finite meta-gradients in a row after which the run stops."""
 
     def __post_init__(self) -> None:
-        least_of = {"outer_steps": 1, "tries": 1, "policies": 1, "episodes": 2, "readout_every": 0, "critic_steps": 1, "valid_every": 1,
-                    "valid_policies": 1, "valid_episodes": 1, "checkpoint_every": 1, "max_skipped": 1}  # fmt: skip
+        counts = ("outer_steps", "tries", "policies", "critic_steps", "valid_every", "valid_policies",
+                  "valid_episodes", "checkpoint_every", "max_skipped")  # fmt: skip
+        least_of = dict.fromkeys(counts, 1) | {"episodes": 2, "readout_every": 0}
         for name, least in least_of.items():
             if getattr(self, name) < least:
                 raise ValueError(f"outer.{name} must be at least {least}, not {getattr(self, name)}")
@@ -91,7 +92,7 @@ class OuterConfig:
             or not 0 <= self.entropy < math.inf
         ):
             raise ValueError(
-                "outer.final_lr must be in [0, 1], outer.clip_norm and outer.entropy not negative and finite; "
+                "outer.final_lr must be in [0, 1], clip_norm and entropy finite and not negative; "
                 f"given {self.final_lr}, {self.clip_norm}, {self.entropy}"
             )
 
@@ -114,7 +115,7 @@ class JudgeConfig:
     def __post_init__(self) -> None:
         if self.policies < 2 or self.episodes < 1:
             raise ValueError(
-                f"a judgement needs 2 policies (for a spread) and 1 episode; given {self.policies} and {self.episodes}"
+                f"a judgement needs 2 policies and 1 episode or more; given {self.policies} and {self.episodes}"
             )
 
 
@@ -166,7 +167,7 @@ PRESETS: dict[str, AgentConfig] = {
         env="Acrobot-v1",
         policy=PolicyConfig((64,)),
         teacher=StatesConfig(inner_steps=16),
-        outer=OuterConfig(outer_steps=150, gamma=0.98, sharpness=2.0, valid_policies=32),
+        outer=OuterConfig(outer_steps=150, gamma=0.98),
     ),
     "Pendulum-v1": AgentConfig(env="Pendulum-v1"),
 }

@@ -1,6 +1,6 @@
 """Classic control in torch: many episodes side by side, on any device, by the same equations as gymnasium's.
 
-    env = CartPole()                            # or make("CartPole-v1"), or CartPole(length=1.0): other physics
+    env = CartPole()                            # or make("CartPole-v1"); CartPole(length=1.0) is another pole
     state = env.reset(64, torch.Generator())    # (64, S)
     state, reward, terminated = env.step(state, torch.ones(64, dtype=torch.long))
     observation = env.observe(state)            # (64, F), as gymnasium gives it

@@ -59,17 +59,19 @@ def taught_policy(config: AgentConfig, curriculum: Curriculum) -> nn.Module:
 
 
 def _header(config: AgentConfig, records: list[dict[str, Any]], result: dict[str, Any] | None) -> str:
-    done = records[-1]["step"] if records else 0
+    last = records[-1] if records else {"step": 0, "env_steps": 0, "skipped": 0}
     teacher = config.teacher
-    intro = f"{teacher.inner_steps} inner steps of {teacher.batch_size} synthetic states, by a teacher that was meta-trained for {done:,} "
-    intro += f"outer steps; in them policies played {records[-1]['env_steps'] if records else 0:,} real environment steps."
-    missing = "" if result else "This run is not finished. The same command with --resume goes on."
-    skipped = (
-        f"{records[-1]['skipped']} meta-gradients were not finite and were skipped."
-        if records and records[-1]["skipped"]
-        else ""
+    intro = (
+        f"{teacher.inner_steps} inner steps of {teacher.batch_size} synthetic states, by a teacher that was "
     )
-    return f"<header><h1>Teaching agents: {escape(config.env)}</h1><p>{intro}</p>{page.note(missing)}{page.note(skipped)}</header>"
+    intro += (
+        f"meta-trained for {last['step']:,} outer steps, in which policies played {last['env_steps']:,} real "
+    )
+    intro += "environment steps."
+    missing = "" if result else "This run is not finished. The same command with --resume goes on."
+    skipped = f"{last['skipped']} meta-gradients were not finite and were skipped." if last["skipped"] else ""
+    notes = page.note(missing) + page.note(skipped)
+    return f"<header><h1>Teaching agents: {escape(config.env)}</h1><p>{intro}</p>{notes}</header>"
 
 
 def _headline(config: AgentConfig, result: dict[str, Any] | None) -> str:
@@ -77,16 +79,17 @@ def _headline(config: AgentConfig, result: dict[str, Any] | None) -> str:
         return ""
     taught = result["taught"]
     untaught = result["untaught"]
-    numbers = (
-        f'<div class="taught">taught<b>{taught["mean"]:.1f} <small>± {taught["std"]:.1f}</small></b></div>'
+    numbers = "".join(
+        f'<div class="{colour}">{name}<b>{arm["mean"]:.1f} <small>± {arm["std"]:.1f}</small></b></div>'
+        for name, colour, arm in (("taught", "taught", taught), ("not taught", "real", untaught))
     )
-    numbers += f'<div class="real">not taught<b>{untaught["mean"]:.1f} <small>± {untaught["std"]:.1f}</small></b></div>'
+    milliseconds = 1000 * taught["seconds_per_policy"]
     numbers += f"<div>worst taught policy<b>{taught['worst_policy']:.1f}</b></div>"
-    numbers += (
-        f"<div>teaching one policy<b>{1000 * taught['seconds_per_policy']:.1f} <small>ms</small></b></div>"
+    numbers += f"<div>teaching one policy<b>{milliseconds:.1f} <small>ms</small></b></div>"
+    caption = (
+        f"Return in gymnasium's {config.env}: mean ± 1 standard deviation over n = {taught['policies']} "
     )
-    caption = f"Return in gymnasium's {config.env}: mean ± 1 standard deviation over n = {taught['policies']} fresh policies, "
-    caption += f"{taught['episodes']} greedy episodes of each ({result['device']})."
+    caption += f"fresh policies, {taught['episodes']} greedy episodes of each ({result['device']})."
     return page.card("", f'<div class="numbers">{numbers}</div>', caption)
 
 
@@ -107,8 +110,13 @@ def _animation(config: AgentConfig, policy: nn.Module) -> str:
 def _map(config: AgentConfig, policy: nn.Module, curriculum: Curriculum) -> str:
     env = config.make_env()
     plane = PLANES[config.env]
-    caption = f"Colour: the probability of {env.actions[-1]} over {plane.title}, other features at 0. Rings: the synthetic states, where "
-    caption += "they fall into the picture, filled with the probability that the teacher asks for there. They were not made "
+    caption = (
+        f"Colour: the probability of {env.actions[-1]} over {plane.title}, other features at 0. Rings: the "
+    )
+    caption += (
+        "synthetic states, where they fall into the picture, filled with the probability that the teacher "
+    )
+    caption += "asks for there. They were not made "
     caption += "to be met in play, but to teach."
     if plane.bound is not None:
         caption += " Between the dotted lines the pole has not fallen."
@@ -126,7 +134,10 @@ def _inner(result: dict[str, Any] | None) -> str:
     curve = result["curve"]
     mean = np.array(curve["mean"])
     line = Line(np.arange(len(mean)), mean, "taught", "taught policies", np.array(curve["std"]))
-    caption = f"Mean ± 1 standard deviation over {curve['policies']} fresh policies, {curve['episodes']} greedy episodes each, in torch."
+    caption = (
+        f"Mean ± 1 standard deviation over {curve['policies']} fresh policies, {curve['episodes']} greedy "
+    )
+    caption += "episodes each, in torch."
     draw = [Panel("return", [line])]
     return page.figure(
         "Return against inner step",

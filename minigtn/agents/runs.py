@@ -48,7 +48,8 @@ def train(
     begun = (folder / "config.json").exists()
     if begun and not resume and not overwrite:
         raise ValueError(
-            f"{folder} already holds a run; use --resume to continue it, --overwrite to replace it, or another --out"
+            f"{folder} already holds a run; use --resume to continue it, --overwrite to replace it, "
+            "or another --out"
         )
     if begun and resume:
         require_same(read_config(folder), config, folder)

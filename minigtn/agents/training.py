@@ -277,8 +277,8 @@ class AgentTraining:
                         self.save_checkpoint(folder)
                     if diverged:
                         raise AgentTrainingDiverged(
-                            f"{progress.skipped_in_a_row} meta-gradients in a row were not finite (outer step {progress.step}): lower "
-                            "outer.lr or the initial teacher.lr"
+                            f"{progress.skipped_in_a_row} meta-gradients in a row were not finite (outer "
+                            f"step {progress.step}): lower outer.lr or the initial teacher.lr"
                         )
         finally:
             bar.close()
