@@ -115,7 +115,7 @@ class JudgeConfig:
     def __post_init__(self) -> None:
         if self.policies < 2 or self.episodes < 1:
             raise ValueError(
-                f"a judgement needs 2 policies and 1 episode or more; given {self.policies} and {self.episodes}"
+                f"a judgement needs 2 policies and 1 episode, or more; given {self.policies}, {self.episodes}"
             )
 
 

@@ -78,7 +78,7 @@ class Policy:
         activation = ACTIVATIONS[self.config.activation][0]
         x = x.expand(len(params["0.weight"]), *x.shape[-2:])
         for i in range(last + 1):
-            # matmul would choose its kernel by what requires grad; Reversible needs the same bits there and back
+            # matmul chooses its kernel by what requires grad; Reversible needs the same bits there and back
             x = torch.baddbmm(params[f"{i}.bias"].unsqueeze(-2), x, params[f"{i}.weight"].mT)
             x = activation(x) if i < last else x
         return x
