@@ -51,7 +51,7 @@ class OuterConfig:
     """How far advantages look ahead before they trust the critic; 1: to the end."""
     entropy: float = 0.0
     """Bonus for undecided policies: keeps exploration alive."""
-    sharpness: float = 2.0
+    sharpness: float = 1.0
     """Logits are multiplied by this where actions are drawn for the outer loss. Policies are judged greedily:
     more than 1 brings what is learned nearer to that, and explores less."""
     critic_lr: float = 0.003
@@ -62,9 +62,9 @@ class OuterConfig:
     """How the inner loop is differentiated; the meta-gradient is the same."""
     valid_every: int = 20
     """Outer steps between two validations; the teacher that does best there is the result."""
-    valid_policies: int = 48
+    valid_policies: int = 16
     """Fresh policies per validation."""
-    valid_episodes: int = 4
+    valid_episodes: int = 8
     """Greedy episodes of each of them."""
     checkpoint_every: int = 20
     """Outer steps between two checkpoints."""
@@ -167,7 +167,7 @@ PRESETS: dict[str, AgentConfig] = {
         env="Acrobot-v1",
         policy=PolicyConfig((64,)),
         teacher=StatesConfig(inner_steps=16),
-        outer=OuterConfig(outer_steps=150, gamma=0.98),
+        outer=OuterConfig(outer_steps=150, gamma=0.98, sharpness=2.0, valid_policies=32),
     ),
     "Pendulum-v1": AgentConfig(env="Pendulum-v1"),
 }

@@ -37,10 +37,6 @@ Lesson = tuple[Tensor, Tensor, Tensor, Tensor]
 InnerLoss = Callable[[Params, Sequence[Tensor]], Tensor]
 """What stacked policies are trained with: ``SumOfImitations`` or ``SumOfBanditLosses``."""
 
-SMALL = 0.1
-"""Standard deviation of advantages, in units of return, below which they are not blown up: where every
-episode is perfect, what is left is the critic's noise, and following it would unlearn."""
-
 
 @dataclass(frozen=True)
 class PolicyGradient:
@@ -134,11 +130,10 @@ def advantages(
 
 
 def standardize(advantage: Tensor, alive: Tensor) -> Tensor:
-    """Advantages (L, n) with mean 0 and standard deviation 1 over the steps that count, less where they
-    differ by less than SMALL; 0 elsewhere."""
+    """Advantages (L, n) with mean 0 and standard deviation 1 over the steps that count; 0 elsewhere."""
     steps = alive.sum()
     centred = (advantage - (advantage * alive).sum() / steps) * alive
-    return centred / (centred.square().sum() / steps).sqrt().clamp(min=SMALL)
+    return centred / (centred.square().sum() / steps).sqrt().clamp(min=1e-8)
 
 
 def readout_of(
