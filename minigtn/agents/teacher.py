@@ -8,7 +8,6 @@ generator can stand between learned vectors and states.
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -111,9 +110,3 @@ class StateTeacher(nn.Module):
         ones = (1.0,) * len(env.features)
         tensors = (x.detach(), y.detach(), lr.detach(), momentum.detach())
         return Curriculum(*tensors, env.actions, zeros, ones, provenance, self.config.optimizer)
-
-
-def describe(config: StatesConfig) -> str:
-    """In words."""
-    values = dataclasses.asdict(config)
-    return f"{values['inner_steps']} steps of {values['batch_size']} {values['states']} states"
