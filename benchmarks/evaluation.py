@@ -26,7 +26,7 @@ from minigtn.networks.learners import MNIST_LEARNER, Learner, LearnerConfig
 from minigtn.outer.batched import SumOfLosses, stack, unstack
 from minigtn.outer.evaluate import accuracy
 from minigtn.runs.files import environment, write_json
-from minigtn.studies.check import relative_difference
+from minigtn.studies.problems import relative_difference
 
 SIZES = {  # learner, learners, T, B, test images
     "tiny": (LearnerConfig(channels=(3, 4), hidden=(8,)), 3, 4, 10, 50),

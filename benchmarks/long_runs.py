@@ -38,7 +38,7 @@ from minigtn import Adjoint, Unrolled, saved_bytes
 from minigtn.networks.layers import cross_entropy
 from minigtn.networks.learners import Learner, LearnerConfig
 from minigtn.runs.files import environment, write_json
-from minigtn.studies.check import relative_difference
+from minigtn.studies.problems import relative_difference
 
 LINEARITY_ROUNDS = 15
 
@@ -247,7 +247,6 @@ def main() -> None:
         f"{config.rounds}\n"
     )
     print(
-        # @@LONG  # @@LONG
         f"{'T':>6}  "
         f"{'method':<21}{'seconds (min-max)':>24}{'/ Checkp.(1)':>13}{'peak MiB':>10}{'predicted':>10}"
     )

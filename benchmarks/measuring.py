@@ -25,7 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from minigtn import Checkpointed
 from minigtn.runs.devices import choose
-from minigtn.studies.check import relative_difference
+from minigtn.studies.problems import relative_difference
 
 TOLERANCE = 1e-8  # of float64 gradients
 XLA_TOLERANCE = 1e-5  # of JAX's: 8e-10 on the CPU, 4e-6 by XLA's kernels for one H100

@@ -23,7 +23,7 @@ from minigtn.inner.step import grad_or_zeros, gradient, gradient_and_pull_back, 
 from minigtn.networks.layers import cross_entropy
 from minigtn.networks.learners import Learner, LearnerConfig
 from minigtn.runs.files import environment, write_json
-from minigtn.studies.check import relative_difference
+from minigtn.studies.problems import relative_difference
 
 DENSE = {"channels": (), "pool_after": ()}
 LEARNERS = {  # name: configuration, images in a batch

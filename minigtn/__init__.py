@@ -4,7 +4,7 @@ function.
 All that users need is here; where it lives behind this face may change.
 """
 
-from minigtn import data
+from minigtn import agents, data
 from minigtn.config import PRESETS, EvaluationConfig, MetaConfig, RunConfig
 from minigtn.inner.adjoints import Adjoint, Checkpointed, Reversible, Unrolled
 from minigtn.inner.fixed_point import FixedPointOverflow
@@ -51,6 +51,7 @@ __all__ = [
     "Unrolled",
     "ZeroCost",
     "accuracy",
+    "agents",
     "cross_entropy",
     "data",
     "export",

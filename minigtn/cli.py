@@ -16,6 +16,8 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from minigtn import data
+from minigtn.agents import commands as agents
+from minigtn.agents.training import AgentTrainingDiverged
 from minigtn.config import PRESETS, EvaluationConfig, RunConfig
 from minigtn.nas import commands as nas
 from minigtn.nas.final_training import TrainingDiverged
@@ -202,6 +204,10 @@ COMMANDS: dict[str, type] = {
     "export": Export,
     "check": Check,
 }
+GROUPS: dict[str, tuple[dict[str, type], str]] = {
+    "nas": (nas.COMMANDS, "Architecture search with a teacher instead of the data"),
+    "rl": (agents.COMMANDS, "Teach agents: synthetic states that make a policy in a few steps"),
+}
 AGAIN = "; the same command goes on"
 AFTER_A_STOP = {"train": "; the same command with --resume goes on", "ablate": AGAIN, "transfer": AGAIN}
 
@@ -211,41 +217,47 @@ def main(argv: list[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     commands = COMMANDS
     name = "minigtn"
-    if argv[:1] == ["nas"]:
-        commands = nas.COMMANDS
-        name = "minigtn nas"
-        argv = argv[1:]
+    group = ""
+    if argv[:1] and argv[0] in GROUPS:
+        group, *argv = argv
+        commands = GROUPS[group][0]
+        name = f"minigtn {group}"
     if not argv or argv[0] in ("-h", "--help"):
         print(f"usage: {name} COMMAND [--help] ...\n")
         about = {word: (command.__doc__ or "").strip() for word, command in commands.items()}
         if commands is COMMANDS:
-            about["nas"] = (
-                "Architecture search with a teacher instead of the data: minigtn nas "
-                + " | ".join(nas.COMMANDS)
-                + "."
-            )
+            for word, (inner, text) in GROUPS.items():
+                about[word] = f"{text}: minigtn {word} {' | '.join(inner)}."
         for word, text in about.items():
             print(f"  {word:<10}{text}")
         sys.exit(0 if argv else 2)
     try:
         command = commands.get(argv[0])
         if command is None:
-            known = [*commands, *(["nas"] if commands is COMMANDS else [])]
+            known = [*commands, *(GROUPS if commands is COMMANDS else [])]
             raise ValueError(f"there is no command {argv[0]!r}; the commands are {', '.join(known)}")
-        arguments: Any = tyro.cli(
-            command, args=argv[1:], prog=f"{name} {argv[0]}", default=_defaults(command, argv[1:])
-        )
+        default = agents.defaults(command, argv[1:]) if group == "rl" else _defaults(command, argv[1:])
+        arguments: Any = tyro.cli(command, args=argv[1:], prog=f"{name} {argv[0]}", default=default)
         arguments.run()
     except KeyboardInterrupt:
-        print(
-            "\nminigtn: stopped" + (AFTER_A_STOP.get(argv[0], "") if commands is COMMANDS else AGAIN),
-            file=sys.stderr,
-        )
+        goes_on = AGAIN if group == "nas" else AFTER_A_STOP.get(argv[0], "")
+        print("\nminigtn: stopped" + goes_on, file=sys.stderr)
         sys.exit(130)
-    except (MetaTrainingDiverged, WorkerLost, TrainingDiverged, SearchStopped) as error:
+    except (
+        MetaTrainingDiverged,
+        WorkerLost,
+        TrainingDiverged,
+        SearchStopped,
+        AgentTrainingDiverged,
+    ) as error:
         print(f"minigtn: {error}", file=sys.stderr)
         sys.exit(1)
     except (ValueError, OSError) as error:
+        print(f"minigtn: {error}", file=sys.stderr)
+        sys.exit(2)
+    except ImportError as error:
+        if group != "rl":
+            raise
         print(f"minigtn: {error}", file=sys.stderr)
         sys.exit(2)
 

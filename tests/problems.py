@@ -12,7 +12,7 @@ from torch import Tensor
 
 from minigtn import Adjoint, Unrolled
 from minigtn.inner.step import InnerLoop
-from minigtn.studies.check import Problem, learner_problem, make_problem
+from minigtn.studies.problems import Problem, learner_problem, make_problem
 
 PROBLEMS = ("dense", "conv", "tied")
 

@@ -12,7 +12,8 @@ from minigtn.inner.fixed_point import FixedPointState, rational_momentum
 from minigtn.inner.training import Readout, sgd
 from minigtn.networks.layers import cross_entropy
 from minigtn.networks.learners import Learner, LearnerConfig
-from minigtn.studies.check import float32_tolerance, relative_difference
+from minigtn.studies.check import float32_tolerance
+from minigtn.studies.problems import relative_difference
 from minigtn.teaching.teacher import MOMENTUM_MAX, Teacher, TeacherConfig
 
 T = 5

@@ -84,6 +84,12 @@ def contact_sheet(curriculum: Curriculum, steps: Sequence[int], classes: Sequenc
     other than 3 channels are shown as their mean. Gaps, and the cells of classes that a batch does not hold,
     are transparent.
     """
+    if not curriculum.of_images:
+        shape = tuple(curriculum.x.shape)
+        raise ValueError(
+            f"a contact sheet shows images, and this curriculum holds vectors of features, x {shape}; "
+            "export it to .npz"
+        )
     C, H, W = curriculum.x.shape[2:]
     gap = max(1, W // 14)
     labels = curriculum.y.argmax(-1).cpu().numpy()

@@ -50,9 +50,11 @@ class TrainingData(NamedTuple):
 class Curriculum:
     """Ordered synthetic batches with their step sizes: all that a learner needs for T inner steps.
 
-    x: (T, B, C, H, W) float32 in standardized units · y: (T, B, K) class probabilities · lr, momentum: (T,) ·
-    mean, std: per channel, of the pixels in [0, 1] that a real image is standardized with · provenance: where
-    it came from · optimizer: of the inner steps (sgd, adam or rmsprop, with torch's usual constants; momentum
+    x: (T, B, C, H, W) float32 in standardized units, or (T, B, C) where the learner takes plain vectors of C
+    features, such as the observations of an agent · y: (T, B, K) class probabilities · lr, momentum: (T,) ·
+    mean, std: per channel, of the pixels in [0, 1] that a real image is standardized with; per feature of a
+    vector (an agent's curriculum has 0 and 1: it takes observations as they are) · provenance: where it came
+    from · optimizer: of the inner steps (sgd, adam or rmsprop, with torch's usual constants; momentum
     is Adam's beta1). Memory: ``4 * T*B*C*H*W`` bytes.
     """
 
@@ -75,11 +77,11 @@ class Curriculum:
         names = len(self.class_names)
         means = len(self.mean)
         stds = len(self.std)
-        T, B, C, *_ = x if len(x) == 5 else (0, 0, 0)
+        T, B, C, *_ = x if len(x) in (3, 5) else (0, 0, 0)
         if T < 1 or (y, lr, momentum, means, stds) != ((T, B, names), (T,), (T,), C, C):
             raise ValueError(
-                "a curriculum needs x (T, B, C, H, W), y (T, B, K), lr (T,), momentum (T,), K class "
-                f"names, C means and C stds; given x {x}, y {y}, lr {lr}, momentum {momentum}, {names} "
+                "a curriculum needs x (T, B, C, H, W) or (T, B, C), y (T, B, K), lr (T,), momentum (T,), K "
+                f"class names, C means and C stds; given x {x}, y {y}, lr {lr}, momentum {momentum}, {names} "
                 f"names, {means} means and {stds} stds"
             )
         if not all(torch.isfinite(part).all() for part in (self.x, self.y, self.lr, self.momentum)):
@@ -96,11 +98,18 @@ class Curriculum:
             self, **{name: getattr(self, name).to(device) for name in ("x", "y", "lr", "momentum")}
         )
 
+    @property
+    def of_images(self) -> bool:
+        """Whether x holds images, rather than plain vectors of features."""
+        return self.x.dim() == 5
+
     def standardize(self, images: Tensor) -> Tensor:
-        """Real images (N, C, H, W), uint8 or floats in [0, 1], in the units that the learner is taught in."""
+        """Real images (N, C, H, W), uint8 or floats in [0, 1], or vectors (N, C), in the units that the
+        learner is taught in."""
         pixels = images.to(self.x.dtype) / (255 if images.dtype == torch.uint8 else 1)
+        shape = (-1, 1, 1) if self.of_images else (-1,)
         mean, std = (
-            torch.tensor(v, dtype=pixels.dtype, device=pixels.device).view(-1, 1, 1)
+            torch.tensor(v, dtype=pixels.dtype, device=pixels.device).view(shape)
             for v in (self.mean, self.std)
         )
         return (pixels - mean) / std
@@ -110,6 +119,11 @@ class Curriculum:
         4/255 of a unit."""
         if pixels not in ("float32", "uint8"):
             raise ValueError(f"pixels must be 'float32' or 'uint8', not {pixels!r}")
+        if pixels == "uint8" and not self.of_images:
+            raise ValueError(
+                "pixels='uint8' is for images, and this curriculum holds vectors of features; save it with "
+                "pixels='float32'"
+            )
         low, high = PIXEL_RANGE
         x = self.x.float()
         if pixels == "uint8":
@@ -175,9 +189,9 @@ def teach(module: M, curriculum: Curriculum, after_step: Callable[[int], None] |
     """Train ``module`` in place on the curriculum, once through: T steps of its optimizer with the learned lr
     and momentum.
 
-    ``module`` maps images (B, C, H, W) to logits (B, K), on any device; it should be freshly initialized, as
-    the learners in meta-training were. ``after_step(t)``, t = 1..T, may measure it. Returns the module, in
-    training mode. Cost: T steps of training.
+    ``module`` maps images (B, C, H, W), or vectors (B, C), to logits (B, K), on any device; it should be
+    freshly initialized, as the learners in meta-training were. ``after_step(t)``, t = 1..T, may measure it.
+    Returns the module, in training mode. Cost: T steps of training.
     Raises ValueError where the module's logits do not fit the classes.
     """
     parameters = [p for p in module.parameters() if p.requires_grad]

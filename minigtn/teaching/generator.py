@@ -35,7 +35,7 @@ in blocks that do."""
 
 
 def init_generator(
-    image_shape: tuple[int, int, int],
+    image_shape: tuple[int, ...],
     inputs: int,
     dense: int,
     channels: tuple[int, int],
@@ -76,7 +76,7 @@ def init_generator(
 def generate(
     params: Params,
     inputs: Tensor,
-    image_shape: tuple[int, int, int],
+    image_shape: tuple[int, ...],
     whole: Callable[..., Tensor] | None = None,
 ) -> Tensor:
     """``inputs`` (N, Z + K), latent vectors beside one-hot labels -> images (N, C, H, W) in standardized

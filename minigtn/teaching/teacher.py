@@ -145,7 +145,7 @@ class Teacher(nn.Module):
     def __init__(
         self,
         config: TeacherConfig,
-        image_shape: tuple[int, int, int],
+        image_shape: tuple[int, ...],
         n_classes: int,
         seed: int,
         dtype: torch.dtype = torch.float32,

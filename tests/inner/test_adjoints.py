@@ -14,8 +14,8 @@ from minigtn.studies.check import (
     TOLERANCE,
     difference_from_differences,
     float32_tolerance,
-    relative_difference,
 )
+from minigtn.studies.problems import relative_difference
 from problems import PROBLEMS, QUADRATIC_W0, problem, quadratic, quadratic_batches, unrolled
 
 EVERY = (None, 1, 3, 7)  # no readouts; after each step, each third and the last, only the last

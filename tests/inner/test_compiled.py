@@ -19,7 +19,7 @@ from minigtn.inner import compiled
 from minigtn.inner.compiled import CompiledMismatch
 from minigtn.networks.learners import InBfloat16, Learner, LearnerConfig
 from minigtn.outer.batched import SumOfLosses, stack
-from minigtn.studies.check import adam_problem, make_problem, relative_difference
+from minigtn.studies.problems import adam_problem, make_problem, relative_difference
 from problems import problem
 
 TOLERANCE = 1e-12

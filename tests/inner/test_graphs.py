@@ -11,7 +11,8 @@ import torch
 import minigtn
 from minigtn import Adam, Checkpointed, Readout, Unrolled
 from minigtn.inner.graphs import GraphPool, StaticCall, StepGraphs, signature
-from minigtn.studies.check import TOLERANCE, relative_difference
+from minigtn.studies.check import TOLERANCE
+from minigtn.studies.problems import relative_difference
 from problems import PROBLEMS, QUADRATIC_W0, problem, quadratic_batches
 
 DEVICES = ("cpu", pytest.param("cuda", marks=pytest.mark.gpu))

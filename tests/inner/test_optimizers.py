@@ -10,13 +10,8 @@ import torch
 import minigtn
 from minigtn import SGD, Adam, Checkpointed, Readout, Reversible, RMSprop, Unrolled
 from minigtn.inner.optimizers import Optimizer
-from minigtn.studies.check import (
-    DIFFERENCE_TOLERANCE,
-    TOLERANCE,
-    adam_problem,
-    difference_from_differences,
-    relative_difference,
-)
+from minigtn.studies.check import DIFFERENCE_TOLERANCE, TOLERANCE, difference_from_differences
+from minigtn.studies.problems import adam_problem, relative_difference
 from problems import DISTORTIONS, QUADRATIC_W0, problem, quadratic, quadratic_batches
 
 OPTIMISERS = (SGD(), Adam(), Adam(beta2=0.9, eps=1e-3), RMSprop(), RMSprop(alpha=0.5, eps=1e-3))

@@ -9,7 +9,7 @@ import torch
 from minigtn.inner.step import gradient, gradient_and_pull_back
 from minigtn.networks.layers import cross_entropy
 from minigtn.networks.learners import Learner, LearnerConfig
-from minigtn.studies.check import relative_difference
+from minigtn.studies.problems import relative_difference
 from problems import PROBLEMS, problem
 
 WANTED = ([True, True], [True, False], [False, False])

@@ -10,7 +10,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from minigtn.inner import compiled
 from minigtn.inner.compiled import _as_weight_gradients
 from minigtn.inner.step import gradient_and_pull_back
-from minigtn.studies.check import relative_difference
+from minigtn.studies.problems import relative_difference
 
 aten = torch.ops.aten
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minigtn.networks.layers import Params, leaky_relu_, linear, normalize, weight
-from minigtn.studies.check import relative_difference
+from minigtn.studies.problems import relative_difference
 from minigtn.teaching import generator
 from minigtn.teaching.generator import BLOCK, generate, generate_whole, images_at_once, init_generator
 
