@@ -267,7 +267,7 @@ def test_adjoints_that_are_equal():
     run(used)
     assert used == Checkpointed(2, graphs=True) != Checkpointed(2)
     assert hash(used) == hash(Checkpointed(2, graphs=True))
-    assert str(used) == "Checkpointed(block_size=2, graphs=True)"
+    assert str(used) == "Checkpointed(block_size=2, graphs=True, compile=False, max_captured=8)"
 
 
 def test_the_sync_guard_silences_its_own_warning_alone_and_is_off_after_a_failure(monkeypatch, no_sync):

@@ -146,7 +146,7 @@ def test_a_pull_back_that_is_slightly_wrong_is_found_out(what, distort):
         Checkpointed()
     )
     worst = max(relative_difference(found[name], d) for name, d in expected.items())
-    assert worst == 0 if what == 4 else worst > 1000 * TOLERANCE
+    assert worst < TOLERANCE if what == 4 else worst > 1000 * TOLERANCE
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])

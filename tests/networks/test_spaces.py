@@ -21,7 +21,7 @@ from torch.func import functional_call
 
 import minigtn
 from minigtn.networks import spaces
-from minigtn.networks.spaces.cell_network import AuxiliaryHead, CellNetwork, dropped
+from minigtn.networks.spaces.cell_network import AuxiliaryHead, CellNetwork, FactorizedReduction, dropped
 from minigtn.networks.spaces.cells import NAO, WEIGHT_SHARING, Cells
 
 MACRO = spaces.get("nas-bench-macro")
@@ -415,3 +415,23 @@ def test_counting_draws_no_random_numbers() -> None:
         space.params(space.sample(0))
         space.flops(space.sample(0))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (7, 5)])
+def test_a_factorized_reduction_sees_every_second_position_of_both_kinds(size: tuple[int, int]) -> None:
+    """In both memory formats, and never a view that crops: torch's way back through one destroys memory."""
+    layer = FactorizedReduction(3, 4, running_stats=False).double()
+    seen = []
+    layer.odd.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    results = []
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        x = torch.randn(5, 3, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        x = x.contiguous(memory_format=memory_format).requires_grad_()
+        y = layer(x)
+        assert seen[-1].is_contiguous(memory_format=memory_format)
+        results.append((y, *torch.autograd.grad(y.sin().sum(), [x, *layer.parameters()])))
+    assert seen[0][:, :, :-1, :-1].equal(x[:, :, 1:, 1:])
+    assert not seen[0][:, :, -1].any()
+    assert not seen[0][:, :, :, -1].any()
+    for plain, last in zip(*results, strict=True):
+        torch.testing.assert_close(last, plain, rtol=1e-10, atol=1e-12)

@@ -125,7 +125,11 @@ class Cell(nn.Module):
 
 class FactorizedReduction(nn.Module):
     """Two 1x1 convolutions with stride 2, on the even positions and on the odd ones, then batch
-    normalization."""
+    normalization.
+
+    The odd ones are copied: on a view that crops a channels-last tensor, the way back through such a
+    convolution writes outside of its memory (torch 2.13, oneDNN on the CPU).
+    """
 
     def __init__(self, inputs: int, outputs: int, running_stats: bool) -> None:
         super().__init__()
@@ -133,7 +137,7 @@ class FactorizedReduction(nn.Module):
         self.norm = batch_norm(outputs, running_stats)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(torch.cat([self.even(x), self.odd(F.pad(x, (0, 1, 0, 1))[:, :, 1:, 1:])], 1))
+        return self.norm(torch.cat([self.even(x), self.odd(F.pad(x, (-1, 1, -1, 1)))], 1))
 
 
 class AuxiliaryHead(nn.Module):
