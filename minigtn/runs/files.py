@@ -175,11 +175,11 @@ def environment(device: torch.device) -> dict[str, Any]:
 def _commit() -> str:
     """The commit of the source tree that this package runs from, with "+changes" if it is not clean;
     "unknown" outside a checkout."""
-    here = Path(__file__).parent
+    package = Path(__file__).parents[1]
     try:
         top, head, status = (
             subprocess.run(
-                ["git", *args], cwd=here, capture_output=True, text=True, check=True
+                ["git", *args], cwd=package, capture_output=True, text=True, check=True
             ).stdout.strip()
             for args in (
                 ["rev-parse", "--show-toplevel"],
@@ -189,7 +189,7 @@ def _commit() -> str:
         )
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    if Path(top) != here.parent:  # installed inside somebody else's repository
+    if Path(top) != package.parent:  # installed inside somebody else's repository
         return "unknown"
     return head[:COMMIT_LENGTH] + ("+changes" if status else "")
 
