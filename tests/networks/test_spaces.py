@@ -417,21 +417,39 @@ def test_counting_draws_no_random_numbers() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
+IN_ITS_MEMORY = """
+import torch
+from minigtn.networks.spaces.base import Strided1x1, convolution
+
+torch.set_num_threads(1)
+for inputs in range(1, 9):
+    layer = convolution(inputs, 2, 1, 2)
+    assert type(layer) is Strided1x1
+    x = torch.randn(20, inputs, 9, 8).contiguous(memory_format=torch.channels_last).requires_grad_()
+    y = layer(x)
+    found = torch.autograd.grad(y.square().sum(), [x, layer.weight])
+    plain = torch.nn.functional.conv2d(x.double(), layer.weight.double(), stride=2)
+    assert y.shape == plain.shape
+    expected = torch.autograd.grad(plain.square().sum(), [x, layer.weight])
+    for ours, theirs in zip(found, expected, strict=True):
+        assert (ours - theirs).norm() < 1e-5 * theirs.norm(), inputs
+print("right")
+"""
+
+
+def test_strided_1x1_convolutions_of_few_channels_stay_in_their_memory() -> None:
+    """torch's own destroys the heap, so that a process of its own is wanted."""
+    done = subprocess.run([sys.executable, "-c", IN_ITS_MEMORY], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "right\n"), done.stderr
+
+
 @pytest.mark.parametrize("size", [(8, 8), (7, 5)])
-def test_a_factorized_reduction_sees_every_second_position_of_both_kinds(size: tuple[int, int]) -> None:
-    """In both memory formats, and never a view that crops: torch's way back through one destroys memory."""
+def test_a_factorized_reduction_sees_the_even_and_the_odd_positions(size: tuple[int, int]) -> None:
     layer = FactorizedReduction(3, 4, running_stats=False).double()
-    seen = []
-    layer.odd.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
-    results = []
-    for memory_format in (torch.contiguous_format, torch.channels_last):
-        x = torch.randn(5, 3, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-        x = x.contiguous(memory_format=memory_format).requires_grad_()
-        y = layer(x)
-        assert seen[-1].is_contiguous(memory_format=memory_format)
-        results.append((y, *torch.autograd.grad(y.sin().sum(), [x, *layer.parameters()])))
-    assert seen[0][:, :, :-1, :-1].equal(x[:, :, 1:, 1:])
-    assert not seen[0][:, :, -1].any()
-    assert not seen[0][:, :, :, -1].any()
-    for plain, last in zip(*results, strict=True):
-        torch.testing.assert_close(last, plain, rtol=1e-10, atol=1e-12)
+    x = torch.randn(5, 3, *size, dtype=torch.float64)
+    odd = F.pad(x, (0, 1, 0, 1))[:, :, 1::2, 1::2]
+    parts = [
+        torch.einsum("nchw,oc->nohw", part, conv.weight.flatten(1))
+        for part, conv in ((x[:, :, ::2, ::2], layer.even), (odd, layer.odd))
+    ]
+    torch.testing.assert_close(layer(x), layer.norm(torch.cat(parts, 1)))

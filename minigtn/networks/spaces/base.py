@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -149,6 +150,24 @@ class GlobalAverage(nn.Module):
         return x.mean((2, 3))
 
 
+class Strided1x1(nn.Conv2d):
+    """A 1x1 convolution with a stride, as one without on the pixels that it sees.
+
+    The way back through ``nn.Conv2d`` writes outside of its memory, or is wrong, where a channels-last input
+    has fewer than 8 channels (torch 2.13 on the CPU; oneDNN issue 6035).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        down, right = self.stride
+        return F.conv2d(x[:, :, ::down, ::right], self.weight, self.bias)
+
+
+def convolution(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
+    """A convolution without bias that keeps the size, or halves it with stride 2, rounded up."""
+    kind = Strided1x1 if kernel == 1 and stride > 1 else nn.Conv2d
+    return kind(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
+
+
 def batch_norm(channels: int, running_stats: bool) -> nn.BatchNorm2d:
     """Batch normalization with scale and shift; see :meth:`Space.build` for ``running_stats``."""
     return nn.BatchNorm2d(channels, track_running_stats=running_stats)
@@ -157,7 +176,7 @@ def batch_norm(channels: int, running_stats: bool) -> nn.BatchNorm2d:
 def relu_conv_bn(inputs: int, outputs: int, kernel: int, stride: int, running_stats: bool) -> nn.Sequential:
     """ReLU, a convolution that keeps the size (or halves it with stride 2, rounded up), batch
     normalization."""
-    conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
+    conv = convolution(inputs, outputs, kernel, stride)
     return nn.Sequential(nn.ReLU(), conv, batch_norm(outputs, running_stats))
 
 

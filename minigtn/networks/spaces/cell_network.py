@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minigtn.networks.spaces.base import GlobalAverage, batch_norm, relu_conv_bn
+from minigtn.networks.spaces.base import GlobalAverage, batch_norm, convolution, relu_conv_bn
 
 Edge = tuple[int, str]
 """The state it starts from, and its operation."""
@@ -125,15 +125,11 @@ class Cell(nn.Module):
 
 class FactorizedReduction(nn.Module):
     """Two 1x1 convolutions with stride 2, on the even positions and on the odd ones, then batch
-    normalization.
-
-    The odd ones are copied: on a view that crops a channels-last tensor, the way back through such a
-    convolution writes outside of its memory (torch 2.13, oneDNN on the CPU).
-    """
+    normalization."""
 
     def __init__(self, inputs: int, outputs: int, running_stats: bool) -> None:
         super().__init__()
-        self.even, self.odd = (nn.Conv2d(inputs, outputs // 2, 1, 2, bias=False) for _ in range(2))
+        self.even, self.odd = (convolution(inputs, outputs // 2, 1, 2) for _ in range(2))
         self.norm = batch_norm(outputs, running_stats)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from minigtn.networks.spaces.base import GlobalAverage, Space, batch_norm, check_sizes
+from minigtn.networks.spaces.base import GlobalAverage, Space, batch_norm, check_sizes, convolution
 
 STAGES = (2, 3, 3)
 HEAD = 40  # times the channels of the stem
@@ -101,5 +101,5 @@ def _conv_bn(
     relu: bool = True,
     running_stats: bool,
 ) -> list[nn.Module]:
-    conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
+    conv = convolution(inputs, outputs, kernel, stride, groups)
     return [conv, batch_norm(outputs, running_stats), *([nn.ReLU()] if relu else [])]
