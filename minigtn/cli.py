@@ -224,7 +224,7 @@ def main(argv: list[str] | None = None) -> None:
         name = f"minigtn {group}"
     if not argv or argv[0] in ("-h", "--help"):
         print(f"usage: {name} COMMAND [--help] ...\n")
-        about = {word: (command.__doc__ or "").strip() for word, command in commands.items()}
+        about = {word: " ".join((command.__doc__ or "").split()) for word, command in commands.items()}
         if commands is COMMANDS:
             for word, (inner, text) in GROUPS.items():
                 about[word] = f"{text}: minigtn {word} {' | '.join(inner)}."

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from minigtn import cli, load_curriculum
-from minigtn.cli import COMMANDS, main
+from minigtn.cli import COMMANDS, GROUPS, main
 from minigtn.config import PRESETS, RunConfig
 from minigtn.data import datasets
 from minigtn.nas import search
@@ -281,7 +281,7 @@ def test_without_a_command_and_with_help_the_commands_are_listed(capsys: pytest.
         printed = capsys.readouterr().out
         assert [line.split()[0] for line in printed.splitlines() if line.startswith("  ")] == [
             *COMMANDS,
-            "nas",
+            *GROUPS,
         ]
 
 
@@ -435,7 +435,7 @@ def test_ctrl_c_is_130_in_every_command(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(cli, "load_curriculum", interrupted)
-    monkeypatch.setattr(MetaTraining, "resumed", interrupted)
+    monkeypatch.setattr(MetaTraining, "catch_up", interrupted)
     assert call("export", "a", "b.npz") == 130
     assert capsys.readouterr().err == "\nminigtn: stopped\n"
     assert call("train", "--out", tmp_path / "run") == 130

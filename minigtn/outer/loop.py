@@ -100,15 +100,10 @@ class MetaTraining:
         self.best = self._snapshot()
         self.progress = MetaProgress()
 
-    @classmethod
-    def resumed(
-        cls, config: RunConfig, data: Dataset, folder: Path, workers: Workers = ALONE
-    ) -> MetaTraining:
-        """Where the folder's checkpoint left off, or at the beginning if there is none."""
-        training = cls(config, data, workers)
+    def catch_up(self, folder: Path) -> None:
+        """Go on where the folder's checkpoint left off, if there is one."""
         if (folder / "checkpoint.safetensors").exists():
-            training.load_checkpoint(folder)
-        return training
+            self.load_checkpoint(folder)
 
     @property
     def finished(self) -> bool:

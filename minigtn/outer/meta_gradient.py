@@ -51,6 +51,7 @@ class MetaGradient:
         self.data = data
         self.device = data.train.x.device
         self.adjoint = config.make_adjoint(self.device)
+        self._own = base_learner(config, data)  # made at once: it refuses images that are too small
         self._pool: dict[int, Classifier] = {}
         self._drawn: dict[tuple[int, ...], Drawn] = {}
 
@@ -105,7 +106,7 @@ class MetaGradient:
         that what is captured or compiled for one is found again."""
         meta = self.config.meta
         if meta.sample_learners == "none" or step < meta.sample_after:
-            return base_learner(self.config, self.data)
+            return self._own
         if not meta.sample_pool:
             return learner_for(self.config, self.data, seed)
         member = seed % meta.sample_pool

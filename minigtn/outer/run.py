@@ -48,10 +48,11 @@ def train(
     folder = Path(folder).expanduser()
     if resume and overwrite:
         raise ValueError("--resume continues a run and --overwrite replaces it; give one of them")
+    training = MetaTraining(config, data, workers)  # it refuses what does not fit; nothing is written yet
     if workers.writer:
         _begin(config, data, folder, resume, overwrite)
     workers.wait()  # for the folder
-    training = MetaTraining.resumed(config, data, folder, workers)
+    training.catch_up(folder)
     if workers.writer:
         print(_plan(training, folder))
     if not training.finished:

@@ -188,7 +188,8 @@ def _run(config: RunConfig, data: Dataset, folder: Path, with_real_arm: bool) ->
     place = folder / "runs" / _digest(config)
     path = place / "ablation.json"
     if not path.exists():
-        training = MetaTraining.resumed(config, data, place)
+        training = MetaTraining(config, data)
+        training.catch_up(place)
         diverged = False
         try:
             training.run(place)

@@ -1,14 +1,11 @@
-"""The checks of lesson 11 accept right answers and recognise the usual mistakes."""
+"""Right and wrong answers to the exercises of lesson 11."""
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable
 from typing import Any
 
-import checks
-import pytest
 import torch
 
 
@@ -77,29 +74,3 @@ RIGHT: list[tuple[str, Callable[..., Any]]] = [
     ("11_surrogate", surrogate()),
     ("11_repaid_after", lambda a, b: math.ceil(a / b)),
 ]
-
-
-@pytest.mark.parametrize(("name", "wrong", "hint"), WRONG, ids=[f"{name}-{hint}" for name, _, hint in WRONG])
-def test_check_names_the_mistake(
-    name: str, wrong: Callable[..., Any], hint: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    getattr(checks, f"check_{name}")(wrong)
-    said = capsys.readouterr().out
-    assert said.startswith("Not yet right: ")
-    assert hint in said
-
-
-@pytest.mark.parametrize(("name", "right"), RIGHT, ids=[name for name, _ in RIGHT])
-def test_check_accepts_a_right_answer(
-    name: str, right: Callable[..., Any], capsys: pytest.CaptureFixture[str]
-) -> None:
-    getattr(checks, f"check_{name}")(right)
-    assert capsys.readouterr().out == "Correct.\n"
-
-
-def test_every_check_is_tried_and_knows_a_stub(capsys: pytest.CaptureFixture[str]) -> None:
-    names = {name.removeprefix("check_") for name in vars(checks) if re.match(r"check_11_", name)}
-    assert names == {name for name, _, _ in WRONG} == {name for name, _ in RIGHT}
-    for name in names:
-        getattr(checks, f"check_{name}")(lambda *_: ...)
-        assert capsys.readouterr().out.startswith("Not done yet")
