@@ -31,7 +31,7 @@ demo: $(READY)
 	$(BIN)/minigtn train --preset digits --out runs/demo --resume
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 check: $(READY)
 	$(BIN)/minigtn check
