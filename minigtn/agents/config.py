@@ -162,7 +162,7 @@ class AgentConfig:
 
 
 PRESETS: dict[str, AgentConfig] = {
-    "CartPole-v1": AgentConfig(),
+    "CartPole-v1": AgentConfig(teacher=StatesConfig(batch_size=64), outer=OuterConfig(valid_policies=64)),
     "Acrobot-v1": AgentConfig(
         env="Acrobot-v1",
         policy=PolicyConfig((64,)),
