@@ -47,9 +47,13 @@ class Taught:
 
     def __repr__(self) -> str:
         choice = f", the best of {len(self.tried)} tried" if len(self.tried) > 1 else ""
+        most = max(self.losses)
+        worse = ""
+        if most > 2 * self.losses[0]:
+            worse = f"; it rose to {most:.3g} on the way, these steps are too large"
         return (
             f"{len(self.losses)} steps, {self.chosen}{choice}; loss {self.losses[0]:.3f} before the first, "
-            f"{self.losses[-1]:.3f} before the last; {self.seconds:.2f} s"
+            f"{self.losses[-1]:.3f} before the last{worse}; {self.seconds:.2f} s"
         )
 
 
@@ -83,7 +87,8 @@ def teach(
 
     Cost: T training steps, with ``"auto"`` eleven times as many; the whole curriculum on the module's device.
     Raises ValueError or TypeError, in one sentence, for what does not fit, FloatingPointError where all that
-    was tried diverged: the module is as it was, then. When not to use it: where there are labelled data and
+    was tried diverged: the module is as it was, then. Steps that are too large without overflowing are
+    visible in the record's losses, and in its sentence. When not to use it: where there are labelled data and
     time for more steps; train on them.
     """
     started = time.perf_counter()
@@ -135,7 +140,7 @@ def _taught(
         if tried[best.name] == math.inf:
             raise FloatingPointError(
                 f"training did not stay finite with {', '.join(tried)}; the module is as it was before: "
-                + ("give lr as a smaller number" if len(tried) > 1 else 'leave lr at "auto", or give less')
+                + ("give a smaller number as lr" if len(tried) > 1 else 'take lr="auto" or a smaller number')
             )
         return losses, best, tried
     except BaseException:
