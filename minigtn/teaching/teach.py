@@ -73,9 +73,11 @@ def teach(
 
     ``lr``, the step sizes: ``"auto"`` tries the learned ones times 2, 1, .5, .25, .1 and .05, and constant
     Adam at .001, .003, .01 and .03, from the same start and the same random numbers of torch, and takes those
-    with the lowest mean loss *before each step* on the curriculum itself: no real data are needed.
-    ``"learned"`` takes the curriculum's own. A number is a constant learning rate of ``optimizer`` (a name;
-    adam if it is left out) with momentum .9, so ``lr=0.01`` repeats a choice of "adam at 0.01".
+    with the lowest mean loss *before each step* on the curriculum itself: no real data are needed. (A
+    curriculum of vectors teaches an agent, and its loss may rise while the agent gets better: it is taught
+    with the learned ones.) ``"learned"`` takes the curriculum's own. A number is a constant learning rate of
+    ``optimizer`` (a name; adam if it is left out) with momentum .9, so ``lr=0.01`` repeats a choice of "adam
+    at 0.01".
 
     Parameters that do not require grad stay as they are, tied ones stay tied, and one that the loss does not
     use counts as having gradient zero. The module is taught in training mode and given back in the mode that
@@ -153,8 +155,9 @@ def _candidates(curriculum: Curriculum, lr: str | float, optimizer: str | None) 
     if lr in ("auto", "learned"):
         if optimizer is not None:
             raise ValueError(f"optimizer={optimizer!r} goes with a number for lr, not with {lr!r}")
-        factors = FACTORS if lr == "auto" else (1.0,)
-        rates = ADAM_RATES if lr == "auto" else ()
+        choose = lr == "auto" and curriculum.of_images
+        factors = FACTORS if choose else (1.0,)
+        rates = ADAM_RATES if choose else ()
         return [_learned(curriculum, factor) for factor in factors] + [
             _constant(curriculum, "adam", rate) for rate in rates
         ]

@@ -208,11 +208,10 @@ def test_learned_steps_that_ruin_an_mlp_raise_and_leave_it_as_it_was() -> None:
             before = state(module)
             try:
                 teach(module, dataclasses.replace(curriculum, lr=factor * curriculum.lr), lr="learned")
-                assert all(p.isfinite().all() for p in module.parameters())
-            except FloatingPointError as error:
-                assert "did not stay finite with learned sgd; the module is as it was" in str(error)
-                assert same(module, before)
+            except FloatingPointError:
                 raised += 1
+                assert same(module, before)
+            assert all(p.isfinite().all() for p in module.parameters())
     assert raised >= 2
 
 
