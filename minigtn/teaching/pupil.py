@@ -121,6 +121,16 @@ class Pupil:
         finite = all(map(math.isfinite, losses)) and all(bool(t.isfinite().all()) for t in tensors)
         return sum(losses) / len(losses) if finite else math.inf
 
+    def like_real_images(self) -> Tensor:
+        """The curriculum's images (T, B, C, H, W) with mean 0 and standard deviation 1 in each channel, as
+        the images have that a real data set was standardized with; vectors as they are. Synthetic images
+        have their own, and statistics taken from them as they are mislead a batch norm (docs/log.md)."""
+        if not self.about.of_images:
+            return self.x
+        mean = self.x.mean((0, 1, 3, 4), keepdim=True)
+        std = self.x.std((0, 1, 3, 4), keepdim=True)
+        return (self.x - mean) / std.where(std > 0, 1)
+
     @torch.no_grad()
     def _write(self, values: Iterable[Tensor]) -> None:
         for p, value in zip(self.parameters, values, strict=True):

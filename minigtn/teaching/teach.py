@@ -82,8 +82,10 @@ def teach(
     Parameters that do not require grad stay as they are, tied ones stay tied, and one that the loss does not
     use counts as having gradient zero. The module is taught in training mode and given back in the mode that
     it was in; layers that are in evaluation mode inside a module in training mode are left so. Batch norms
-    get running statistics from the curriculum's images, so that ``module.eval()`` works. Autocast around the
-    call does not count; inside the module's forward it does.
+    get running statistics from the curriculum's images, brought to the mean 0 and standard deviation 1 per
+    channel that real images have in these units, so that ``module.eval()`` works; statistics of real images
+    (``torch.optim.swa_utils.update_bn``) are still better where there are any. Autocast around the call does
+    not count; inside the module's forward it does.
 
     ``after_step(t)``, t = 1..T, may measure the module, in any mode, in the training that counts.
 
@@ -137,7 +139,7 @@ def _taught(
             best = min(candidates, key=lambda steps: tried[steps.name])
         if tried.get(best.name) != math.inf:
             losses = pupil.train(best, after_step)
-            recompute_batch_norm(pupil.module, pupil.x)
+            recompute_batch_norm(pupil.module, pupil.like_real_images())
             tried[best.name] = pupil.judge(losses)
         if tried[best.name] == math.inf:
             raise FloatingPointError(

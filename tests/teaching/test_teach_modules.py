@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable
 
 import pytest
@@ -18,11 +19,12 @@ SIZE = 2 * 8 * 8
 
 @pytest.fixture(scope="module")
 def curriculum() -> Curriculum:
-    """Six batches of 12 images of 2x8x8, four classes with a mean image each, off centre."""
+    """Six batches of 12 images of 2x8x8, four classes with a mean image each, standardized."""
     rng = torch.Generator().manual_seed(0)
     y = torch.arange(12).remainder(4).expand(6, 12)
     means = torch.randn(4, 2, 8, 8, generator=rng)
-    x = 1 + 2 * means[y] + torch.randn(6, 12, 2, 8, 8, generator=rng)
+    x = 2 * means[y] + torch.randn(6, 12, 2, 8, 8, generator=rng)
+    x = (x - x.mean((0, 1, 3, 4), keepdim=True)) / x.std((0, 1, 3, 4), keepdim=True)
     lr = torch.full((6,), 0.1)
     one_hot = F.one_hot(y, 4).float()
     return Curriculum(x, one_hot, lr, torch.full((6,), 0.5), tuple("abcd"), (0.0, 0.0), (1.0, 1.0))
@@ -128,6 +130,16 @@ def test_batch_norm_works_in_evaluation_mode(curriculum: Curriculum) -> None:
     by_batch = features.transpose(1, 2).flatten(2).var(2).mean(0)
     torch.testing.assert_close(module[1].running_var, by_batch, rtol=1e-4, atol=1e-5)
     assert right(module.eval(), curriculum) > 0.9
+
+
+def test_batch_norm_is_made_for_standardized_images(curriculum: Curriculum) -> None:
+    """Also by a curriculum whose images are bright and contrasty, and have a channel that is constant."""
+    scale = torch.tensor([3.0, 0.0]).view(2, 1, 1)
+    module = with_batch_norm()
+    teach(module, dataclasses.replace(curriculum, x=scale * curriculum.x + 2))
+    x = curriculum.x.flatten(0, 1) * torch.tensor([1.0, 0.0]).view(2, 1, 1)
+    mean = module[0](x).detach().mean((0, 2, 3))
+    torch.testing.assert_close(module[1].running_mean, mean, rtol=1e-3, atol=1e-4)
 
 
 def test_later_batch_norms_see_what_they_will_see_in_evaluation_mode(curriculum: Curriculum) -> None:
