@@ -19,7 +19,7 @@ from torch import nn
 
 from minigtn.inner.optimizers import OPTIMIZERS
 from minigtn.teaching.curriculum import Curriculum
-from minigtn.teaching.pupil import Pupil, Steps, recompute_batch_norm
+from minigtn.teaching.pupil import Pupil, StepSizes, recompute_batch_norm
 
 FACTORS = (2.0, 1.0, 0.5, 0.25, 0.1, 0.05)  # of the learned learning rates
 ADAM_RATES = (0.001, 0.003, 0.01, 0.03)
@@ -91,7 +91,7 @@ def teach(
 
     Cost: T training steps, with ``"auto"`` eleven times as many; the whole curriculum on the module's device.
     Raises ValueError or TypeError, in one sentence, for what does not fit, FloatingPointError where all that
-    was tried diverged: the module is as it was, then. Steps that are too large without overflowing are
+    was tried diverged: the module is as it was, then. StepSizes that are too large without overflowing are
     visible in the record's losses, and in its sentence. When not to use it: where there are labelled data and
     time for more steps; train on them.
     """
@@ -103,11 +103,11 @@ def teach(
         )
     candidates = _candidates(curriculum, lr, optimizer)
     modes = [(part, part.training) for part in module.modules()]
-    devices = {p.device.type for p in module.parameters()} or {"cpu"}
+    device = next((p.device.type for p in module.parameters()), "cpu")
     with (
         torch.inference_mode(False),
         torch.enable_grad(),
-        torch.autocast(devices.pop(), enabled=False),
+        torch.autocast(device, enabled=False),
     ):
         try:
             pupil = Pupil(module, curriculum)
@@ -127,8 +127,8 @@ def teach(
 
 
 def _taught(
-    pupil: Pupil, candidates: list[Steps], after_step: Callable[[int], None] | None
-) -> tuple[list[float], Steps, dict[str, float]]:
+    pupil: Pupil, candidates: list[StepSizes], after_step: Callable[[int], None] | None
+) -> tuple[list[float], StepSizes, dict[str, float]]:
     """The losses, the steps that were taken, and what was tried. Whatever goes wrong, the module is as
     before."""
     try:
@@ -152,7 +152,7 @@ def _taught(
         raise
 
 
-def _candidates(curriculum: Curriculum, lr: str | float, optimizer: str | None) -> list[Steps]:
+def _candidates(curriculum: Curriculum, lr: str | float, optimizer: str | None) -> list[StepSizes]:
     """The step sizes to choose from. ValueError for what is none."""
     if lr in ("auto", "learned"):
         if optimizer is not None:
@@ -171,11 +171,11 @@ def _candidates(curriculum: Curriculum, lr: str | float, optimizer: str | None) 
     return [_constant(curriculum, optimizer, float(lr))]
 
 
-def _learned(curriculum: Curriculum, factor: float) -> Steps:
+def _learned(curriculum: Curriculum, factor: float) -> StepSizes:
     name = f"learned {curriculum.optimizer}" + (f" x {factor:g}" if factor != 1 else "")
-    return Steps(name, curriculum.optimizer, factor * curriculum.lr, curriculum.momentum)
+    return StepSizes(name, curriculum.optimizer, factor * curriculum.lr, curriculum.momentum)
 
 
-def _constant(curriculum: Curriculum, optimizer: str, rate: float) -> Steps:
+def _constant(curriculum: Curriculum, optimizer: str, rate: float) -> StepSizes:
     like = torch.ones_like(curriculum.lr)
-    return Steps(f"{optimizer} at {rate:g}", optimizer, rate * like, MOMENTUM * like)
+    return StepSizes(f"{optimizer} at {rate:g}", optimizer, rate * like, MOMENTUM * like)

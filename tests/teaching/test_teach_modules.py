@@ -228,6 +228,20 @@ def test_buffers_that_are_replaced_in_forward_come_back(curriculum: Curriculum) 
     assert module.steps == 6  # of the training that counts
 
 
+def test_a_mask_of_minus_infinity_is_no_divergence(curriculum: Curriculum) -> None:
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inside = mlp()
+            self.register_buffer("mask", torch.full((8, 8), -torch.inf).triu(1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inside(self.mask.softmax(-1) @ x)
+
+    taught_quietly = teach(Masked(), curriculum)
+    assert taught_quietly.losses[-1] < taught_quietly.losses[0]
+
+
 def test_parametrized_weights(curriculum: Curriculum) -> None:
     module = mlp()
     nn.utils.parametrizations.weight_norm(module[1])
