@@ -91,7 +91,7 @@ def teach(
 
     Cost: T training steps, with ``"auto"`` eleven times as many; the whole curriculum on the module's device.
     Raises ValueError or TypeError, in one sentence, for what does not fit, FloatingPointError where all that
-    was tried diverged: the module is as it was, then. StepSizes that are too large without overflowing are
+    was tried diverged: the module is as it was, then. Steps that are too large without overflowing are
     visible in the record's losses, and in its sentence. When not to use it: where there are labelled data and
     time for more steps; train on them.
     """
