@@ -22,6 +22,8 @@ from minigtn.inner.step import InnerLoop, Loss, at, gradient, gradient_and_pull_
 
 DEAD_ENDS = ("torch::autograd::Error", "torch::autograd::NotImplemented")
 """Nodes of a graph that torch puts where it has no derivative."""
+_PASSED: set[str] = set()
+"""Kinds of nodes that second derivatives were once taken through: torch has them."""
 DIFFERENCES = {torch.float64: 1e-2, torch.float32: 2e-1, torch.float16: 5e-1, torch.bfloat16: 5e-1}
 """How far second derivatives may be from differences of the gradient, relative."""
 
@@ -33,7 +35,8 @@ def looked_at(loop: InnerLoop, *, taped: bool, twice: bool = True, readings: boo
     """The loop with losses whose first call is looked at; ValueError in one sentence where it is not right.
 
     ``taped``: no graph of the run is kept, so nothing else may require grad. ``twice``: the loss must have
-    second derivatives. Cost: one more gradient by the first step, and a walk over its graph.
+    second derivatives. Cost: one more gradient at the first step, and a walk over its graph; the first time
+    in a process also one second-order pass.
     """
     if not loop.checks:
         return loop
@@ -148,10 +151,13 @@ def _refuse_unless_twice(what: str, value: Tensor, w: Tensor, nodes: Sequence, e
     reason = ""
     try:
         (g,) = torch.autograd.grad(value, [w], create_graph=True)
-        if any(node.name() in DEAD_ENDS for node in _nodes(g.grad_fn, ends)):
+        kinds = {node.name() for node in _nodes(g.grad_fn, ends)}
+        if not kinds.isdisjoint(DEAD_ENDS):
             names = sorted({node.name() for node in nodes if _is_own(node)})
             reason = f"{', '.join(names) or 'some operation'}: there is no derivative of its backward"
-            torch.autograd.grad(g, [w], torch.ones_like(g), allow_unused=True)  # torch may know better
+        if not kinds <= _PASSED:
+            torch.autograd.grad(g, [w], torch.ones_like(g), retain_graph=True, allow_unused=True)
+            _PASSED.update(kinds.difference(DEAD_ENDS))
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
