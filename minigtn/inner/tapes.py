@@ -200,5 +200,6 @@ class ReversedTape:
                 "Reversible did not return to the initial weights bit for bit, so this meta-gradient "
                 "would be wrong. The gradient of the inner loss must repeat exactly: use deterministic "
                 "kernels (torch.use_deterministic_algorithms(True), torch.backends.cudnn.deterministic = "
-                "True, cudnn.benchmark = False), no dropout, no running statistics; or use Checkpointed"
+                "True, cudnn.benchmark = False), and leave the loss as it is between sgd and backward (no "
+                "net.eval()); or use Checkpointed"
             )

@@ -50,14 +50,17 @@ def start(module):
 class Run:
     """A run, from the start to the gradient by its images and lr."""
 
-    def __init__(self, module, adjoint, loss=None, readout=None, optimizer=None, dtype=torch.float64, **kwargs):
+    def __init__(
+        self, module, adjoint, loss=None, readout=None, optimizer=None, dtype=torch.float64, **kwargs
+    ):
         torch.manual_seed(5)
         x, y = data(dtype)
         self.leaves = [x.requires_grad_(), torch.full((4,), 0.5, dtype=dtype).requires_grad_()]
         self.judge = copy.deepcopy(module).eval()
         reading = None if readout is None else Readout(readout, data(dtype, 2), 2)
-        result = minigtn.sgd(loss or loss_of(module), start(module), (self.leaves[0], y), self.leaves[1], 0.5, adjoint,
-                             reading, optimizer, **kwargs)  # fmt: skip
+        loss = loss or loss_of(module)
+        (x, lr) = self.leaves
+        result = minigtn.sgd(loss, start(module), (x, y), lr, 0.5, adjoint, reading, optimizer, **kwargs)
         self.trained, self.readings = (result, x[:0]) if readout is None else result
 
     def gradients(self):
@@ -214,7 +217,8 @@ def test_autocast_around_the_way_back_alone(adjoint):
     run = Run(module, adjoint, dtype=torch.float32)
     expected = Run(module, Unrolled(), dtype=torch.float32).gradients()
     d_trained = torch.autograd.grad(
-        loss_of(run.judge)(run.trained, [part[0] for part in data(torch.float32, 1)]), list(run.trained.values())
+        loss_of(run.judge)(run.trained, [part[0] for part in data(torch.float32, 1)]),
+        list(run.trained.values()),
     )
     with torch.autocast("cpu", torch.bfloat16):
         found = torch.autograd.grad(list(run.trained.values()), run.leaves, d_trained)
@@ -372,7 +376,9 @@ def with_layer(function):
 @pytest.mark.parametrize("function", [Square, Detached])
 def test_a_layer_that_is_differentiable_once(function, adjoint, dtype):
     module = network(dtype=dtype)
-    with refused(f"the loss uses {function.__name__}Backward, whose second derivatives are not those") as error:
+    with refused(
+        f"the loss uses {function.__name__}Backward, whose second derivatives are not those"
+    ) as error:
         Run(module, adjoint, with_layer(function), dtype=dtype)
     assert "\n" not in str(error.value)
 
@@ -383,7 +389,9 @@ def test_a_layer_that_is_differentiable_once(function, adjoint, dtype):
 def test_a_layer_that_is_differentiable_twice(function, adjoint, dtype):
     module = network(dtype=dtype)
     found = Run(module, adjoint, with_layer(function), dtype=dtype).gradients()
-    expected = Run(module, Unrolled(), with_layer(lambda: None) if False else with_layer(function), dtype=dtype)
+    expected = Run(
+        module, Unrolled(), with_layer(lambda: None) if False else with_layer(function), dtype=dtype
+    )
     assert_agree(found, expected.gradients(), 1e-7 if dtype == torch.float64 else 1e-4)
 
 

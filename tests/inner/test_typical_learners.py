@@ -44,7 +44,11 @@ class Gate(nn.Module):
     def __init__(self, channels):
         super().__init__()
         self.layers = nn.Sequential(
-            nn.AdaptiveAvgPool2d(1), nn.Conv2d(channels, 2, 1), nn.SiLU(), nn.Conv2d(2, channels, 1), nn.Sigmoid()
+            nn.AdaptiveAvgPool2d(1),
+            nn.Conv2d(channels, 2, 1),
+            nn.SiLU(),
+            nn.Conv2d(2, channels, 1),
+            nn.Sigmoid(),
         )
 
     def forward(self, x):
@@ -113,7 +117,11 @@ def convnet(norm, pool, activation):
 
 def resnet(norm):
     return nn.Sequential(
-        nn.Conv2d(2, 4, 3, padding=1), Block(norm), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, CLASSES)
+        nn.Conv2d(2, 4, 3, padding=1),
+        Block(norm),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(16, CLASSES),
     )
 
 
@@ -126,6 +134,14 @@ def efficient(activation, gate):
 
 def batch_norm(channels):
     return nn.BatchNorm2d(channels, track_running_stats=False)
+
+
+def instance_norm(channels):
+    return nn.GroupNorm(channels, channels)
+
+
+def text(*first, width):
+    return nn.Sequential(*first, nn.Flatten(), nn.Linear(width, CLASSES))
 
 
 def none(channels):
@@ -165,7 +181,7 @@ LEARNERS = {
     "LeNet": (lambda: convnet(none, nn.AvgPool2d, nn.Tanh()), IMAGE),
     "LeNet with max pooling": (lambda: convnet(none, nn.MaxPool2d, nn.ReLU()), IMAGE),
     "ConvNet with GroupNorm": (lambda: convnet(group_norm, nn.AvgPool2d, nn.ReLU()), IMAGE),
-    "ConvNet with instance norm": (lambda: convnet(lambda c: nn.GroupNorm(c, c), nn.AvgPool2d, nn.ReLU()), IMAGE),
+    "ConvNet with instance norm": (lambda: convnet(instance_norm, nn.AvgPool2d, nn.ReLU()), IMAGE),
     "ResNet": (lambda: resnet(none), IMAGE),
     "ResNet with BatchNorm": (lambda: resnet(batch_norm), IMAGE),
     "ResNet with GroupNorm": (lambda: resnet(group_norm), IMAGE),
@@ -181,7 +197,7 @@ LEARNERS = {
     "attention": (lambda: Attention(SelfAttention()), SEQUENCE),
     "transformer": (lambda: Attention(encoder()), SEQUENCE),
     "transformer, norm first": (lambda: Attention(encoder(norm_first=True, activation="gelu")), SEQUENCE),
-    "embedding": (lambda: nn.Sequential(nn.Embedding(VOCABULARY, 4), nn.Flatten(), nn.Linear(20, CLASSES)), TOKENS),
+    "embedding": (lambda: text(nn.Embedding(VOCABULARY, 4), width=20), TOKENS),
     "text ConvNet": (conv1d, TOKENS),
     "flash attention": (lambda: Attention(SelfAttention(), SDPBackend.__members__.values()), SEQUENCE),
     "sparse embedding": (
