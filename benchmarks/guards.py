@@ -118,9 +118,8 @@ def main() -> None:
     rounds = 2 if args.size == "tiny" else args.rounds
     config = DENSE if args.size == "dense" else SIZES[args.size]
     problem = Problem(config)
-    print(
-        f"{'adjoint':<22}{'checks':>9}{'without':>9}{'share':>7}{'ratio':>7} (min-max) [s; medians of {rounds}]"
-    )
+    heads = f"{'adjoint':<22}{'checks':>9}{'without':>9}{'share':>7}{'ratio':>7} (min-max)"
+    print(f"{heads} [seconds; medians of {rounds}]")
     rows = []
     for name, adjoint in adjoints(config.steps).items():
         row = measure(name, problem, adjoint, rounds)

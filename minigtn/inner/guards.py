@@ -98,12 +98,13 @@ class _FirstCall:
         given = (w, *batch)
         ends = {x.grad_fn for x in given}
         nodes = list(_nodes(value.grad_fn, ends))
-        leaves = [x for node in nodes if isinstance(x := getattr(node, "variable", None), Tensor)]
-        if not any(leaf is w for leaf in leaves) and (w.grad_fn is None or w.grad_fn not in nodes):
+        through = _leading_to(w, nodes)
+        if not through:
             raise ValueError(
                 f"the {what} does not depend on params, so the weights would never move: compute it from the "
                 "params that it is given, such as torch.func.functional_call(module, params, x)"
             )
+        leaves = [leaf for node in nodes if (leaf := _leaf(node)) is not None]
         others = [leaf for leaf in leaves if not any(leaf is x for x in given)]
         if self._taped and others:
             raise ValueError(
@@ -118,7 +119,7 @@ class _FirstCall:
             )
         if self._twice or others:
             _refuse_unless_twice(what, value, w, nodes, ends)
-            own = {node.name() for node in nodes if _is_own(node)}
+            own = {node.name() for node in through if _is_own(node)}
             if own:
                 _refuse_unless_right(what, ", ".join(sorted(own)), self._loss, w, batch)
 
@@ -135,6 +136,28 @@ def _nodes(root, ends) -> Iterator:
         yield node
         if node not in ends:
             todo.extend(following for following, _ in node.next_functions)
+
+
+def _leading_to(w: Tensor, nodes: Sequence) -> set:
+    """Those of a graph's ``nodes`` whose gradient is part of that by ``w``."""
+    above: dict = {}
+    for node in nodes:
+        for following, _ in node.next_functions:
+            above.setdefault(following, []).append(node)
+    todo = [node for node in nodes if node is w.grad_fn or _leaf(node) is w]
+    through = set()
+    while todo:
+        node = todo.pop()
+        if node not in through:
+            through.add(node)
+            todo.extend(above.get(node, ()))
+    return through
+
+
+def _leaf(node) -> Tensor | None:
+    """The tensor that a node at the end of a graph stands for."""
+    leaf = getattr(node, "variable", None)
+    return leaf if isinstance(leaf, Tensor) else None
 
 
 def _is_own(node) -> bool:

@@ -395,6 +395,35 @@ def test_a_layer_that_is_differentiable_twice(function, adjoint, dtype):
     assert_agree(found, expected.gradients(), 1e-7 if dtype == torch.float64 else 1e-4)
 
 
+class Rounded(torch.autograd.Function):
+    """Straight through: no derivative of the forward, and meant so."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.round()
+
+    @staticmethod
+    def backward(ctx, d):
+        return d
+
+
+@pytest.mark.parametrize("adjoint", [Unrolled(), *TAPED], ids=str)
+def test_a_surrogate_gradient(adjoint):
+    """On the images its first derivative is all that counts; on the weights it must be said."""
+    module = network(nn.Tanh())
+
+    def of_images(params, batch):
+        return loss_of(module)(params, [Rounded.apply(4 * batch[0]) / 4, batch[1]])
+
+    def of_weights(params, batch):
+        return loss_of(module)({name: Rounded.apply(4 * p) / 4 for name, p in params.items()}, batch)
+
+    assert_agree(Run(module, adjoint, of_images).gradients(), Run(module, Unrolled(), of_images).gradients())
+    with refused("RoundedBackward.*if that is meant, as in surrogate gradients, pass checks=False"):
+        Run(module, adjoint, of_weights)
+    Run(module, adjoint, of_weights, checks=False).gradients()
+
+
 def test_torch_itself_finds_it_behind_something_that_bends():
     def loss(params, batch):
         return Square.apply(batch[0] @ params["0.weight"].T).square().mean()
