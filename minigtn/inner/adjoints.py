@@ -73,15 +73,17 @@ class Checkpointed(Adjoint):
     each reading. Time: one more gradient per step (two where k > 1, but for the first step of each block).
     ``block_size=1`` is the fastest;
     ``ceil(sqrt(T))`` needs least memory. The default choice for teaching. Do not use it when even that is too
-    much (Reversible), or for a loss that closes over tensors that require grad (refused).
+    much (Reversible), or for a loss that closes over tensors that require grad (refused). The loss must stay
+    the same function from the call to the way back, where it is called again (RuntimeError, on CUDA NaN:
+    docs/reliability.md); random numbers of torch's own generator it gets again.
 
     ``graphs=True`` makes CUDA graphs of a step, a step back and a reading, there and back: the same kernels
     on the same numbers, without the time to launch each. They are captured in the first run and belong to
     this object, so keep it, and pass the same loss function (``==``) each time; another loss, optimizer,
     shape or dtype is captured anew. The loss must not wait for the device, bring tensors over from the CPU,
-    or depend on anything that changes between runs but its arguments (tensors it closes over may change in
-    place). Settings such as TF32 are those at the capture. Memory: some five states more. Not for several
-    threads at once. On the CPU it only copies: leave it off there.
+    draw random numbers, or depend on anything that changes between runs but its arguments (tensors it closes
+    over may change in place). Settings such as TF32 are those at the capture. Memory: some five states more.
+    Not for several threads at once. On the CPU it only copies: leave it off there.
 
     ``compile=True`` fuses the same functions, their second derivatives included, into fewer kernels
     (``minigtn.inner.compiled``): the same meta-gradient, rounded otherwise, compared with the uncompiled
@@ -148,8 +150,9 @@ class Reversible(Adjoint):
     optimizers than SGD forget too much in a step to be reversed: ValueError.
 
     The momentum applied is the fraction n/d, d <= 4096, nearest to the one given: typically 1e-7 away and at
-    most 1/8192 (next to 0 and 1); 0.5 and 0.9 are exact. The result and the gradient are those at n/d. Every
-    way back ends with a check that ``w0`` and zero velocity came back bit for bit; RuntimeError if not.
+    most 1/8192 (next to 0 and 1); 0.5 and 0.9 are exact. The result and the gradient are those at n/d. The
+    first step compares the bits of the gradient's two ways, and every way back ends with a check that ``w0``
+    and zero velocity came back bit for bit; RuntimeError if not.
     """
 
     def __call__(self, loop: InnerLoop, w0: Tensor, lr: Tensor, momentum: Tensor) -> tuple[Tensor, Tensor]:

@@ -157,8 +157,8 @@ def encoder(**settings):
 
 
 def conv1d():
-    return nn.Sequential(nn.Embedding(VOCABULARY, 4), nn.Flatten(), nn.Unflatten(1, (4, 5)),
-                         nn.Conv1d(4, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(12, CLASSES))  # fmt: skip
+    body = nn.Flatten(), nn.Unflatten(1, (4, 5)), nn.Conv1d(4, 4, 3), nn.ReLU()
+    return text(nn.Embedding(VOCABULARY, 4), *body, width=12)
 
 
 LEARNERS = {
@@ -200,10 +200,7 @@ LEARNERS = {
     "embedding": (lambda: text(nn.Embedding(VOCABULARY, 4), width=20), TOKENS),
     "text ConvNet": (conv1d, TOKENS),
     "flash attention": (lambda: Attention(SelfAttention(), SDPBackend.__members__.values()), SEQUENCE),
-    "sparse embedding": (
-        lambda: nn.Sequential(nn.Embedding(VOCABULARY, 4, sparse=True), nn.Flatten(), nn.Linear(20, CLASSES)),
-        TOKENS,
-    ),
+    "sparse embedding": (lambda: text(nn.Embedding(VOCABULARY, 4, sparse=True), width=20), TOKENS),
     "EmbeddingBag": (lambda: nn.Sequential(nn.EmbeddingBag(VOCABULARY, CLASSES)), TOKENS),
 }  # fmt: skip
 REFUSED = {
