@@ -22,6 +22,11 @@ from minigtn.inner.step import InnerLoop, Loss, at, gradient, gradient_and_pull_
 
 DEAD_ENDS = ("torch::autograd::Error", "torch::autograd::NotImplemented")
 """Nodes of a graph that torch puts where it has no derivative."""
+REMEDIES = {
+    "ScaledDotProduct": "torch.nn.attention.sdpa_kernel(SDPBackend.MATH)",
+    "CudnnRnn": "torch.backends.cudnn.flags(enabled=False)",
+}
+"""By kernel: where torch has others with second derivatives."""
 _PASSED: set[str] = set()
 """Kinds of nodes that second derivatives were once taken through: torch has them."""
 DIFFERENCES = {torch.float64: 1e-2, torch.float32: 2e-1, torch.float16: 5e-1, torch.bfloat16: 5e-1}
@@ -184,11 +189,10 @@ def _refuse_unless_twice(what: str, value: Tensor, w: Tensor, nodes: Sequence, e
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
-        reason = (str(error).strip() or reason).splitlines()[0]
+        reason = (str(error).strip() or reason or type(error).__name__).splitlines()[0]
     if reason:
-        remedy = "write that part in operations that can"
-        if any(node.name().startswith("ScaledDotProduct") for node in nodes):
-            remedy = "inside the loss use `with torch.nn.attention.sdpa_kernel(SDPBackend.MATH):`"
+        met = [way for kernel, way in REMEDIES.items() if any(n.name().startswith(kernel) for n in nodes)]
+        remedy = f"inside the loss use `with {met[0]}:`" if met else "write that part in operations that can"
         raise ValueError(
             f"the {what} cannot be differentiated twice, which a meta-gradient needs ({reason}): {remedy}"
         )
