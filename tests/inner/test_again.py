@@ -194,6 +194,25 @@ def test_how_small_a_change_is_seen(adjoint, dtype):
         run(SAME[dtype] * 10)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_how_small_a_change_of_a_reading_is_seen(dtype):
+    module = network(nn.Tanh(), dtype=dtype)
+    scale = [1.0]
+
+    def readout(params, batch):
+        return scale[0] * loss_of(module)(params, batch)
+
+    for change in (SAME[dtype], 100 * SAME[dtype]):
+        scale[0] = 1.0
+        run = Run(module, Checkpointed(2), readout=readout, dtype=dtype)
+        scale[0] += change
+        if change > SAME[dtype]:
+            with refused(f"reading 1 {CHANGED}", RuntimeError):
+                run.gradients()
+        else:
+            run.gradients()
+
+
 def test_formulas_that_round_otherwise_are_no_false_alarm(monkeypatch):
     """Group norm in float32 would be beyond a tolerance of zero; the way there, taken again, decides."""
     monkeypatch.setattr(again, "SAME", dict.fromkeys(SAME, 0.0))

@@ -38,6 +38,15 @@ class Detached(Square):
         return 2 * ctx.saved_tensors[0].detach() * d
 
 
+class Partly(Square):
+    """A tenth of the derivative is missing."""
+
+    @staticmethod
+    def backward(ctx, d):
+        (x,) = ctx.saved_tensors
+        return (1.8 * x + 0.2 * x.detach()) * d
+
+
 class Right(Square):
     @staticmethod
     def backward(ctx, d):
@@ -68,7 +77,7 @@ def with_layer(function):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("adjoint", [Unrolled(), *TAPED], ids=str)
-@pytest.mark.parametrize("function", [Square, Detached])
+@pytest.mark.parametrize("function", [Square, Detached, Partly])
 def test_a_layer_that_is_differentiable_once(function, adjoint, dtype):
     module = network(dtype=dtype)
     with refused(
