@@ -2,8 +2,7 @@
 
 Each adjoint is one object that is called with four arguments, ``adjoint(loop, w0, lr, momentum) -> (w_T,
 readings)``. ``Unrolled`` keeps the graph of every step. The other two share the reverse loop ``_WayBack`` and
-differ only in how a *tape* gives back the state before step t: kept or recomputed (``_KeptTape``), or
-reversed in exact integers (``_ReversedTape``).
+differ only in how a *tape* gives back the state before step t (``minigtn.inner.tapes``).
 
 Source: Maclaurin, Duvenaud & Adams 2015 (arXiv 1502.03492), algorithm 2 with its printed errors corrected and
 in torch's momentum convention ``v <- mu*v + g``, ``w <- w - lr*v``; the derivation is in reference/README.md.
@@ -14,27 +13,20 @@ Departure: any :class:`minigtn.Optimizer` may take the steps, through its ``pull
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from minigtn.inner.again import autocast_state
 from minigtn.inner.compiled import all_compiled
-from minigtn.inner.fixed_point import FixedPointState, rational_momentum
-from minigtn.inner.graphs import Beside, GraphPool, Group, Groups, StaticCall, StepGraphs, signature
-from minigtn.inner.optimizers import SGD, State
-from minigtn.inner.step import (
-    InnerLoop,
-    Steps,
-    at,
-    examples,
-    gradient,
-    refuse_captured_tensors,
-    step_back,
-    steps_of,
-)
+from minigtn.inner.graphs import GraphPool, StaticCall, StepGraphs, signature
+from minigtn.inner.guards import look_at, looked_at
+from minigtn.inner.optimizers import SGD
+from minigtn.inner.step import InnerLoop, Steps, at, examples, gradient, steps_of
+from minigtn.inner.tapes import KeptTape, ReversedTape, Tape
 
 
 class Adjoint(ABC):
@@ -56,10 +48,14 @@ class Unrolled(Adjoint):
     """
 
     def __call__(self, loop: InnerLoop, w0: Tensor, lr: Tensor, momentum: Tensor) -> tuple[Tensor, Tensor]:
+        tracked = torch.is_grad_enabled()
+        inputs = (w0, lr, momentum, *loop.batches, *loop.readout_batches)
+        wanted = tracked and any(x.requires_grad for x in inputs)
+        loop = looked_at(loop, taped=False, twice=wanted, readings=tracked)
         state = loop.optimizer.start(w0)
         readings = []
         for t in range(len(lr)):
-            g = gradient(loop.loss, state[0], at(loop.batches, t), create_graph=torch.is_grad_enabled())
+            g = gradient(loop.loss, state[0], at(loop.batches, t), create_graph=tracked)
             state = loop.optimizer.step(state, g, lr[t], momentum[t])
             loop.watch(t, state[0])
             j = loop.reading_after(t, len(lr))
@@ -77,15 +73,17 @@ class Checkpointed(Adjoint):
     each reading. Time: one more gradient per step (two where k > 1, but for the first step of each block).
     ``block_size=1`` is the fastest;
     ``ceil(sqrt(T))`` needs least memory. The default choice for teaching. Do not use it when even that is too
-    much (Reversible), or for a loss that closes over tensors that require grad (refused).
+    much (Reversible), or for a loss that closes over tensors that require grad (refused). The loss must stay
+    the same function from the call to the way back, where it is called again (RuntimeError, on CUDA NaN:
+    docs/reliability.md); random numbers of torch's own generator it gets again.
 
     ``graphs=True`` makes CUDA graphs of a step, a step back and a reading, there and back: the same kernels
     on the same numbers, without the time to launch each. They are captured in the first run and belong to
     this object, so keep it, and pass the same loss function (``==``) each time; another loss, optimizer,
     shape or dtype is captured anew. The loss must not wait for the device, bring tensors over from the CPU,
-    or depend on anything that changes between runs but its arguments (tensors it closes over may change in
-    place). Settings such as TF32 are those at the capture. Memory: some five states more. Not for several
-    threads at once. On the CPU it only copies: leave it off there.
+    draw random numbers, or depend on anything that changes between runs but its arguments (tensors it closes
+    over may change in place). Settings such as TF32 are those at the capture. Memory: some five states more.
+    Not for several threads at once. On the CPU it only copies: leave it off there.
 
     ``compile=True`` fuses the same functions, their second derivatives included, into fewer kernels
     (``minigtn.inner.compiled``): the same meta-gradient, rounded otherwise, compared with the uncompiled
@@ -114,26 +112,30 @@ class Checkpointed(Adjoint):
 
     def tape(
         self, loop: InnerLoop, w0: Tensor, lr: Tensor, momentum: Tensor, wanted: Sequence[bool]
-    ) -> _KeptTape:
-        steps = steps_of(loop, wanted)
-        if not (self.graphs or self.compile):
-            refuse_captured_tensors(loop, w0)
-        else:
-            like = examples(loop, w0, lr, momentum)
+    ) -> KeptTape:
+        captured = self._steps(loop, w0, lr, momentum, wanted) if self.graphs or self.compile else None
+        return KeptTape(self.block_size, loop, w0, lr, momentum, wanted, captured)
 
-            def capture() -> Steps:
-                refuse_captured_tensors(loop, w0)
-                made = all_compiled(steps, like, Steps._fields) if self.compile else steps
-                if not self.graphs:
-                    return Steps(*made)
-                trained = GraphPool(w0.device)
-                pools = trained, trained, GraphPool(w0.device)  # readings are taken beside the steps
-                calls = zip(made, like, pools, strict=True)
-                return Steps(*(StaticCall(f, x, pool) if all(x) else f for f, x, pool in calls))
+    def _steps(
+        self, loop: InnerLoop, w0: Tensor, lr: Tensor, momentum: Tensor, wanted: Sequence[bool]
+    ) -> Steps | None:
+        """Captured or compiled; None where the loss cannot be."""
+        like = examples(loop, w0, lr, momentum)
 
-            key = loop.identity, loop.optimizer, tuple(wanted), tuple(map(signature, like))
-            steps = self._captured.get(key, capture)
-        return _KeptTape(self.block_size, loop, w0, lr, momentum, steps)
+        def capture() -> Steps | None:
+            look_at(loop, w0, may_draw=not self.graphs)
+            steps = steps_of(loop, wanted)
+            made = Steps(*all_compiled(steps, like, Steps._fields)) if self.compile else steps
+            if not self.graphs:
+                return None if made == steps else made
+            trained = GraphPool(w0.device)
+            pools = trained, trained, GraphPool(w0.device)  # readings are taken beside the steps
+            calls = zip(made, like, pools, strict=True)
+            return Steps(*(StaticCall(f, x, pool) if all(x) else f for f, x, pool in calls))
+
+        settings = autocast_state(w0.device)
+        key = loop.identity, loop.optimizer, tuple(wanted), tuple(map(signature, like)), settings
+        return self._captured.get(key, capture)
 
 
 @dataclass(frozen=True)
@@ -148,8 +150,9 @@ class Reversible(Adjoint):
     optimizers than SGD forget too much in a step to be reversed: ValueError.
 
     The momentum applied is the fraction n/d, d <= 4096, nearest to the one given: typically 1e-7 away and at
-    most 1/8192 (next to 0 and 1); 0.5 and 0.9 are exact. The result and the gradient are those at n/d. Every
-    way back ends with a check that ``w0`` and zero velocity came back bit for bit; RuntimeError if not.
+    most 1/8192 (next to 0 and 1); 0.5 and 0.9 are exact. The result and the gradient are those at n/d. The
+    first step compares the bits of the gradient's two ways, and every way back ends with a check that ``w0``
+    and zero velocity came back bit for bit; RuntimeError if not.
     """
 
     def __call__(self, loop: InnerLoop, w0: Tensor, lr: Tensor, momentum: Tensor) -> tuple[Tensor, Tensor]:
@@ -161,152 +164,8 @@ class Reversible(Adjoint):
 
     def tape(
         self, loop: InnerLoop, w0: Tensor, lr: Tensor, momentum: Tensor, wanted: Sequence[bool]
-    ) -> _ReversedTape:
-        refuse_captured_tensors(loop, w0)
-        return _ReversedTape(loop, w0, lr, momentum, wanted)
-
-
-# ---- the tapes: two ways to be where the run was ----
-
-
-class Tape(Protocol):
-    """A run that can go forth and back. ``w`` are its weights now; at the end of the way forward, and just
-    before ``step_back(t)`` those after step t."""
-
-    w: Tensor
-    readings: _Readings
-
-    def step(self, t: int) -> None:
-        """Take inner step t."""
-
-    def step_back(self, t: int, d_next: State) -> Groups:
-        """Go back to where step t began; returns what :attr:`Steps.step_back` does."""
-
-    def finish(self, w0: Tensor) -> None:
-        """Called once the way back has reached the start."""
-
-
-class _Readings:
-    """Readings there and their gradients back: kept where the tape keeps a state for every step, and taken
-    again where it does not. Those that are kept are taken beside the next steps, where the device has
-    room."""
-
-    def __init__(self, loop: InnerLoop, read: Callable[..., Groups], keep: bool, beside: Beside) -> None:
-        self._loop = loop
-        self._read = read
-        self._beside = beside
-        self._kept: list[Groups] | None = [] if keep else None
-
-    def there(self, w: Tensor, batch: Group) -> Tensor:
-        """The reading at ``w``."""
-        if self._kept is None:
-            with torch.no_grad():
-                return self._loop.readout_loss(w, batch)
-        with self._beside.work():
-            (reading,), *gradients = self._read((w,), batch)
-        self._kept.append(tuple(gradients))
-        return reading
-
-    def join(self) -> None:
-        """All readings are there, for what comes next."""
-        self._beside.join()
-
-    def back(self, w: Tensor, batch: Group) -> Groups:
-        """The gradients of the reading at ``w``, last one first: by (w,), and by what is wanted of the
-        batch."""
-        return self._read((w,), batch)[1:] if self._kept is None else self._kept.pop()
-
-
-class _KeptTape:
-    """States by step number: one per block on the way forward, those of the current block on the way back."""
-
-    def __init__(
-        self, block_size: int, loop: InnerLoop, w0: Tensor, lr: Tensor, momentum: Tensor, steps: Steps
-    ) -> None:
-        self._block_size = block_size
-        self._loop = loop
-        self._lr = lr
-        self._momentum = momentum
-        self._steps = steps
-        self._state = loop.optimizer.start(w0)
-        self.readings = _Readings(loop, steps.read, block_size == 1, Beside(w0.device))
-        self.kept: dict[int, State] = {}
-
-    @property
-    def w(self) -> Tensor:
-        return self._state[0]
-
-    def step(self, t: int) -> None:
-        if t % self._block_size == 0:
-            self.kept[t] = self._state
-        self._advance(t)
-
-    def _advance(self, t: int) -> None:
-        (self._state,) = self._steps.step(self._state, *self._inputs(t))
-
-    def _inputs(self, t: int) -> Groups:
-        return at(self._loop.batches, t), (self._lr[t], self._momentum[t])
-
-    def step_back(self, t: int, d_next: State) -> Groups:
-        if t not in self.kept:
-            start = t - t % self._block_size
-            self._state = self.kept[start]
-            for s in range(start, t):
-                self._advance(s)
-                self.kept[s + 1] = self._state
-        self._state = self.kept.pop(t)
-        return self._steps.step_back(self._state, *self._inputs(t), d_next)
-
-    def finish(self, w0: Tensor) -> None:
-        pass
-
-
-class _ReversedTape:
-    """Nothing kept: integers that are stepped back. Reads lr and momentum to the host once, when made; waits
-    for the device."""
-
-    def __init__(
-        self, loop: InnerLoop, w0: Tensor, lr: Tensor, momentum: Tensor, wanted: Sequence[bool]
-    ) -> None:
-        self._loop = loop
-        self._wanted = wanted[: len(loop.batches)]
-        self._lr = lr
-        self.readings = _Readings(loop, steps_of(loop, wanted).read, False, Beside(w0.device))
-        self._host_lr: list[float] = lr.tolist()
-        self._fractions = [rational_momentum(m) for m in momentum.tolist()]
-        self._momentum = torch.tensor([n / d for n, d in self._fractions], dtype=w0.dtype, device=w0.device)
-        self._exact = FixedPointState(w0, loop.describe)
-
-    @property
-    def w(self) -> Tensor:
-        return self._exact.w
-
-    def step(self, t: int) -> None:
-        g = gradient(self._loop.loss, self.w, at(self._loop.batches, t))
-        self._exact.step(t, g, self._host_lr[t], *self._fractions[t])
-        if t + 1 == len(self._host_lr):
-            self._exact.check()
-
-    def step_back(self, t: int, d_next: State) -> Groups:
-        self._exact.back_weights(self._host_lr[t])
-        w = self.w
-        loop = self._loop
-
-        def restore(g: Tensor) -> State:
-            self._exact.back_velocity(g, *self._fractions[t])
-            return w, self._exact.v
-
-        sizes = self._lr[t], self._momentum[t]
-        return step_back(loop, self._wanted, w, restore, at(loop.batches, t), sizes, d_next)
-
-    def finish(self, w0: Tensor) -> None:
-        if not self._exact.is_at(w0):
-            raise RuntimeError(
-                "Reversible did not return to the initial weights bit for bit, so this meta-gradient "
-                "would be wrong. The gradient of the inner loss must repeat exactly: use deterministic "
-                "kernels (torch.use_deterministic_algorithms(True), torch.backends.cudnn.deterministic = "
-                "True, cudnn.benchmark = False), no dropout, no running statistics; or use Checkpointed"
-            )
+    ) -> ReversedTape:
+        return ReversedTape(loop, w0, lr, momentum, wanted)
 
 
 # ---- the way back ----
@@ -340,13 +199,12 @@ class _WayBack(torch.autograd.Function):
             if j is not None:
                 readings.append(tape.readings.there(tape.w, at(loop.readout_batches, j)))
         tape.readings.join()
-        ctx.save_for_backward(w0, lr, *tensors)
+        ctx.save_for_backward(w0, lr, momentum, *tensors)
         ctx.loop = loop
         ctx.tape = tape
         return tape.w.clone(), _stack(readings, w0)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, d_w_last: Tensor, d_readings: Tensor):
         if ctx.tape is None:
             raise RuntimeError(
@@ -355,27 +213,60 @@ class _WayBack(torch.autograd.Function):
             )
         tape: Tape = ctx.tape
         ctx.tape = None
-        w0, lr, *tensors = ctx.saved_tensors
-        loop: InnerLoop = ctx.loop
-        n = len(loop.batches)
-        T = len(lr)
-        wanted = zip(tensors, ctx.needs_input_grad[5:], strict=True)
-        d_tensors = [torch.zeros_like(x) if want else None for x, want in wanted]
-        d_lr = torch.zeros_like(lr)
-        d_momentum = torch.zeros_like(lr)
+        with torch.no_grad(), tape.around.back():
+            gradients = _walked_back(ctx, tape, d_w_last, d_readings)
+        if torch.is_grad_enabled():  # create_graph=True
+            gradients = _once(gradients, (*ctx.saved_tensors, d_w_last, d_readings))
+        return None, None, *gradients
 
-        d_w = d_w_last
-        d_rest = [torch.zeros_like(part) for part in loop.optimizer.start(w0)[1:]]
-        for t in reversed(range(T)):
-            j = loop.reading_after(t, T)
-            if j is not None:
-                (d_read,), d_batch = tape.readings.back(tape.w, at(loop.readout_batches, j))
-                d_w = torch.addcmul(d_w, d_read, d_readings[j])
-                _write_row(d_tensors[n:], j, [d_readings[j] * d for d in d_batch])
-            (d_w, *d_rest), (d_lr[t], d_momentum[t]), d_batch = tape.step_back(t, (d_w, *d_rest))
-            _write_row(d_tensors[:n], t, d_batch)
-        tape.finish(w0)
-        return None, None, d_w, d_lr, d_momentum, *d_tensors
+
+def _walked_back(ctx: Any, tape: Tape, d_w_last: Tensor, d_readings: Tensor) -> list[Tensor | None]:
+    """The gradients by w0, lr, momentum, and by what is wanted of the batches and the readout batches."""
+    w0, lr, _, *tensors = ctx.saved_tensors
+    loop: InnerLoop = ctx.loop
+    n = len(loop.batches)
+    T = len(lr)
+    wanted = zip(tensors, ctx.needs_input_grad[5:], strict=True)
+    d_tensors = [torch.zeros_like(x) if want else None for x, want in wanted]
+    d_lr = torch.zeros_like(lr)
+    d_momentum = torch.zeros_like(lr)
+
+    d_w = d_w_last
+    d_rest = [torch.zeros_like(part) for part in loop.optimizer.start(w0)[1:]]
+    for t in reversed(range(T)):
+        j = loop.reading_after(t, T)
+        if j is not None:
+            (d_read,), d_batch = tape.readings.back(tape.w, at(loop.readout_batches, j))
+            d_w = torch.addcmul(d_w, d_read, d_readings[j])
+            _write_row(d_tensors[n:], j, [d_readings[j] * d for d in d_batch])
+        (d_w, *d_rest), (d_lr[t], d_momentum[t]), d_batch = tape.step_back(t, (d_w, *d_rest))
+        _write_row(d_tensors[:n], t, d_batch)
+    tape.finish(w0)
+    gradients = [d_w, d_lr, d_momentum, *d_tensors]
+    tape.again.refuse(gradients)
+    return gradients
+
+
+def _once(gradients: Sequence[Tensor | None], inputs: Sequence[Tensor]) -> list[Tensor | None]:
+    """``gradients`` that depend on ``inputs`` and say, where they are differentiated, that they cannot be."""
+    given = [d for d in gradients if d is not None]
+    marked = iter(_Once.apply(len(given), *given, *inputs))
+    return [None if d is None else next(marked) for d in gradients]
+
+
+class _Once(torch.autograd.Function):
+    """Its first n tensors, as they are."""
+
+    @staticmethod
+    def forward(ctx: Any, n: int, *tensors: Tensor):
+        return tuple(x.clone() for x in tensors[:n])
+
+    @staticmethod
+    def backward(ctx: Any, *d: Tensor):
+        raise RuntimeError(
+            "the gradient through minigtn.sgd was itself differentiated, which Checkpointed and Reversible "
+            "cannot do: use Unrolled() for second derivatives (a Hessian, a gradient penalty)"
+        )
 
 
 def _write_row(wholes: Sequence[Tensor | None], t: int, rows: Sequence[Tensor]) -> None:

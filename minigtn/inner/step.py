@@ -51,6 +51,8 @@ class InnerLoop:
     identity: Hashable = None
     """Equal for two loops whose losses compute the same from flat weights: what captured graphs are known
     by."""
+    checks: bool = True
+    """Whether the losses are looked at (:mod:`minigtn.inner.guards`)."""
     after_step: Callable[[int, Tensor], None] | None = None
     """Called with the number of steps done, from 1, and the weights (P,) then; nothing flows through it."""
 
@@ -140,9 +142,11 @@ class Steps(NamedTuple):
     """(w,), readout batch -> (reading,), and its gradients by (w,), what is wanted of batch."""
 
 
-def steps_of(loop: InnerLoop, wanted: Sequence[bool]) -> Steps:
+def steps_of(
+    loop: InnerLoop, wanted: Sequence[bool], saw: Callable[[Tensor], None] = lambda g: None
+) -> Steps:
     """The steps of a loop; ``wanted`` says for every tensor of the batches, then of the readout batches,
-    whether it needs a gradient."""
+    whether it needs a gradient. ``saw`` is shown the gradient (P,) of each step on the way back."""
     of_batch = wanted[: len(loop.batches)]
     of_reading = wanted[len(loop.batches) :]
     loop = replace(loop.over((), ()), after_step=None)  # graphs outlive the run: do not keep its data
@@ -151,7 +155,11 @@ def steps_of(loop: InnerLoop, wanted: Sequence[bool]) -> Steps:
         return (loop.optimizer.step(state, gradient(loop.loss, state[0], batch), *sizes),)
 
     def back(state: State, batch: Group, sizes: Group, d_next: State) -> Groups:
-        return step_back(loop, of_batch, state[0], lambda g: state, batch, sizes, d_next)
+        def restore(g: Tensor) -> State:
+            saw(g)
+            return state
+
+        return step_back(loop, of_batch, state[0], restore, batch, sizes, d_next)
 
     def read(weights: Group, batch: Group) -> Groups:
         with torch.enable_grad():
@@ -190,31 +198,3 @@ def grad_or_zeros(
 def leaves(batch: Sequence[Tensor], wanted: Sequence[bool]) -> Group:
     """The same numbers cut from any graph; those ``wanted`` require grad."""
     return tuple(b.detach().requires_grad_(want) for b, want in zip(batch, wanted, strict=True))
-
-
-def refuse_captured_tensors(loop: InnerLoop, w0: Tensor) -> None:
-    """A gradient that would be silently lost is an error: the loss may depend on weights and batch alone."""
-    for what, loss, batches in (
-        ("loss", loop.loss, loop.batches),
-        ("readout", loop.readout_loss, loop.readout_batches),
-    ):
-        if not batches:
-            continue
-        w = w0.detach().requires_grad_()
-        with torch.enable_grad():
-            value = loss(w, at(batches, 0))
-        todo = [value.grad_fn]
-        seen = set()
-        while todo:
-            node = todo.pop()
-            if node is None or node in seen:
-                continue
-            seen.add(node)
-            leaf = getattr(node, "variable", None)
-            if leaf is not None and leaf is not w:
-                raise ValueError(
-                    f"the {what} uses a tensor of shape {tuple(leaf.shape)} that requires grad but is "
-                    "neither in params nor in batches; its gradient would be lost: pass it in params or "
-                    "in batches (one row per step), detach it, or use Unrolled()"
-                )
-            todo.extend(next_node for next_node, _ in node.next_functions)

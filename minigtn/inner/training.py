@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -40,6 +40,7 @@ def sgd(
     readout: Readout | None = None,
     optimizer: Optimizer | None = None,
     after_step: Callable[[int, Params], None] | None = None,
+    checks: bool = True,
 ):
     """Train ``params`` for T steps of SGD with momentum; the result is differentiable with respect to
     everything that went in.
@@ -49,9 +50,9 @@ def sgd(
     ``v <- b*v - (1-b)*g``, ``w <- w + a*v``: the same run with ``lr = a*(1-b)``.)
 
     Args:
-        loss: ``(params, batch) -> scalar``, pure: no dropout, no running statistics, nothing else that
-            requires grad. An ``nn.Module`` goes in as ``lambda p, b:
-            F.cross_entropy(torch.func.functional_call(module, p, b[0]), b[1])``.
+        loss: ``(params, batch) -> scalar``, a function of these alone: no running statistics, no counter,
+            nothing else that requires grad; dropout draws from torch's own generator. An ``nn.Module`` goes
+            in as ``lambda p, b: F.cross_entropy(torch.func.functional_call(module, p, b[0]), b[1])``.
         params: the initial weights by name, floating point, of one dtype and on one device.
         batches: tensors with leading dimension T; integer tensors (class numbers) are welcome and get no
             gradient.
@@ -65,15 +66,19 @@ def sgd(
             ``RMSprop(alpha, eps)``; those two not with ``Reversible``.
         after_step: ``after_step(t, params)``, t = 1..T, may measure the learner as it trains; no gradient
             flows through it, and it must not change the params. It is not called again on the way back.
+        checks: whether the loss is looked at as it runs (docs/reliability.md): about 1 % of the time of a run
+            of 16 steps. False trusts it, and allows surrogate gradients.
 
     Returns:
         The trained params; with a ``readout``, ``(params, losses)`` where ``losses`` is ``(ceil(T /
         every),)``.
 
     Raises:
-        ValueError: shapes, dtypes or step sizes that cannot be right; a loss that closes over a tensor that
-            requires grad (other adjoints than Unrolled; looked for at the first step). FixedPointOverflow,
-            RuntimeError: see :class:`minigtn.Reversible`.
+        ValueError: shapes, dtypes, kinds of arguments or step sizes that cannot be right; at the first step,
+            a loss that does not depend on params, changes its batch, cannot be differentiated twice, or
+            (other adjoints than Unrolled) closes over a tensor that requires grad. RuntimeError, on the way
+            back: the loss is not the function that it was; see also :class:`minigtn.Reversible`, as for
+            FixedPointOverflow. On CUDA NaN in place of the former.
 
     Cost: T gradients forward and T second-order passes back. Under ``torch.no_grad()`` it is a plain training
     run in constant memory.
@@ -81,6 +86,8 @@ def sgd(
     do that with less ceremony.
     """
     adjoint = Unrolled() if adjoint is None else adjoint
+    optimizer = SGD() if optimizer is None else optimizer
+    _check_kinds(adjoint, optimizer)
     w0, unflatten, describe = _flatten(params)
     steps = _leading(batches, "batches")
     lr = _per_step(lr, steps, w0, "lr")
@@ -89,6 +96,12 @@ def sgd(
     def flat(f: Callable[[Params, Sequence[Tensor]], Tensor], what: str):
         def flat_loss(w: Tensor, batch: Sequence[Tensor]) -> Tensor:
             value = f(unflatten(w), batch)
+            if not isinstance(value, Tensor) or not value.is_floating_point():
+                kind = value.dtype if isinstance(value, Tensor) else f"a {type(value).__name__}"
+                raise ValueError(
+                    f"the {what} must return a scalar tensor of floating point, and nothing else; it "
+                    f"returned {kind}"
+                )
             if value.dim():
                 raise ValueError(
                     f"the {what} must return a scalar, such as a mean over the batch; it returned shape "
@@ -116,18 +129,38 @@ def sgd(
         flat(readout_loss, "readout"),
         real,
         every,
-        SGD() if optimizer is None else optimizer,
+        optimizer,
         describe,
         identity=(loss, readout_loss, tuple((name, p.shape) for name, p in params.items())),
+        checks=checks,
         after_step=None if after_step is None else show,
     )
     w_last, losses = adjoint(loop, w0, lr, momentum)
     return unflatten(w_last) if readout is None else (unflatten(w_last), losses)
 
 
+def _check_kinds(adjoint: object, optimizer: object) -> None:
+    for what, value, kind in (("adjoint", adjoint, Adjoint), ("optimizer", optimizer, Optimizer)):
+        if not isinstance(value, kind):
+            examples = "Checkpointed()" if kind is Adjoint else "Adam()"
+            raise ValueError(f"{what} must be one of minigtn's, such as minigtn.{examples}, not {value!r}")
+    if torch.is_inference_mode_enabled():
+        raise ValueError("minigtn.sgd needs gradients, and inference_mode has none: use torch.no_grad()")
+    if torch._C._are_functorch_transforms_active():
+        raise ValueError(
+            "minigtn.sgd cannot be inside a torch.func transform (grad, vmap, jacrev ...), which takes no "
+            "torch.autograd.grad inside: differentiate its result with backward() or torch.autograd.grad"
+        )
+
+
 def _flatten(params: Params):
     """The weights as one vector (P,), the way back to a dict of views, and the name that an index of the
     vector belongs to."""
+    if not isinstance(params, Mapping) or not all(isinstance(p, Tensor) for p in params.values()):
+        raise ValueError(
+            f"params must be a dict of tensors by name, not a {type(params).__name__}: of a module, write "
+            "dict(module.named_parameters())"
+        )
     if not params:
         raise ValueError("params is empty: give the learner's weights as a dict of tensors")
     kinds = {(p.dtype, p.device) for p in params.values()}
@@ -153,11 +186,28 @@ def _flatten(params: Params):
     return torch.cat([p.reshape(-1) for p in params.values()]), unflatten, describe
 
 
+_STACK = "stack them: tuple(torch.stack(parts) for parts in zip(*itertools.islice(batches, T)))"
+
+
 def _leading(batches: Sequence[Tensor], what: str) -> int:
     if isinstance(batches, Tensor):
         raise ValueError(
             f"{what} must be a tuple of tensors, not one tensor: write ({what},) for a loss that takes a "
             "single one"
+        )
+    if not isinstance(batches, Sequence):
+        how = "with a loss that unpacks them in that order" if isinstance(batches, Mapping) else _STACK
+        given = "tuple(batches.values())" if isinstance(batches, Mapping) else "T of its batches stacked"
+        raise ValueError(
+            f"{what} must be a tuple of tensors with a leading dimension, the steps, not a "
+            f"{type(batches).__name__}: write {given}, {how}"
+        )
+    strange = [b for b in batches if not isinstance(b, Tensor) or b.layout is not torch.strided]
+    if strange:
+        kind = strange[0].layout if isinstance(strange[0], Tensor) else f"a {type(strange[0]).__name__}"
+        raise ValueError(
+            f"{what} must be a tuple of dense tensors with a leading dimension, the steps; one of these is "
+            f"{kind}: make tensors of arrays (torch.as_tensor), and of a list of batches, {_STACK}"
         )
     sizes = {len(b) if b.dim() else 0 for b in batches}
     if len(sizes) != 1 or 0 in sizes:

@@ -146,12 +146,11 @@ def only(index):
         only(0),
         only(1),
         lambda params, batch: batch[0][:2] @ params["a"] + 3 * params["b"].sum(),
-        lambda params, batch: 2 * batch[0].sum(),
     ],
-    ids=["a alone", "b alone", "linear", "no parameter at all"],
+    ids=["a alone", "b alone", "linear"],
 )
 def test_parts_that_a_loss_does_not_depend_on(loss, adjoint):
-    """Unused parameters, a zero Hessian, no gradient at all: zeros, not errors."""
+    """Unused parameters, a zero Hessian: zeros, not errors."""
     inputs = {
         **QUADRATIC_W0,
         "c": quadratic_batches(5)[0] + 1,
@@ -208,7 +207,7 @@ def test_recompute_schedule_and_live_states(steps, block, way_back, states):
 
     w0 = {name: w.clone().requires_grad_() for name, w in QUADRATIC_W0.items()}
     trained = minigtn.sgd(loss, w0, (*quadratic_batches(steps), torch.arange(steps)), 0.1, 0.5, spy)
-    forward = [0, *range(steps)]  # the first call looks for tensors that the loss should not use
+    forward = [*range(steps)]
     assert [t for t, _ in calls] == forward
     assert len(spy.seen.kept) == -(-steps // block)
     trained["a"].sum().backward()
@@ -225,7 +224,8 @@ def test_number_of_loss_evaluations(adjoint):
         lambda p, b: (calls.append(1), quadratic(p, b))[1], w0, quadratic_batches(7), 0.1, 0.5, adjoint
     )
     trained["a"].sum().backward()
-    assert len(calls) == (7 if adjoint == Unrolled() else 1 + 2 * 7)
+    # Reversible compares the bits of both ways at the first step
+    assert len(calls) == {Unrolled(): 7, Checkpointed(): 2 * 7, Reversible(): 1 + 2 * 7}[adjoint]
 
 
 # ---- what is refused ----
@@ -277,8 +277,11 @@ def test_unrolled_can_be_differentiated_twice():
 def test_a_loss_that_does_not_repeat_is_found_out():
     w0 = {name: w.clone().requires_grad_() for name, w in QUADRATIC_W0.items()}
 
+    noise = []
+
     def noisy(params, batch):
-        return quadratic(params, batch) * (1 + 1e-9 * torch.rand((), dtype=torch.float64))
+        noise.append(1e-9 if len(noise) == 8 else 0.0)
+        return quadratic(params, batch) * (1 + noise[-1])
 
     trained = minigtn.sgd(noisy, w0, quadratic_batches(5), 0.1, 0.5, Reversible())
     with pytest.raises(RuntimeError, match="did not return to the initial weights bit for bit"):

@@ -176,6 +176,22 @@ def test_a_wrong_kernel_is_caught_before_it_is_used(compiler, dtype, monkeypatch
         problems("conv").to(dtype, "cpu").gradients(Checkpointed(compile=True))
 
 
+@pytest.mark.parametrize(("dtype", "limit"), [(torch.float64, "1.0e-06"), (torch.float32, "1.0e-02")])
+def test_what_rounding_moves_far_is_not_allowed_everything(dtype, limit, monkeypatch):
+    """A unit in the last place of the input turns this output by a radian's tenth."""
+
+    def steep(a):
+        return ((torch.sin(a[0] * (0.1 / torch.finfo(dtype).eps)),),)
+
+    example = ((torch.tensor([1.0, 2.0, 3.0], dtype=dtype),),)
+    monkeypatch.setattr(compiled, "_compile", lambda graph, inputs: graph)
+    compiled.compiled(steep, example, "step")
+    wrong = lambda graph, inputs: lambda *tensors: [1.05 * x for x in graph(*tensors)]  # noqa: E731
+    monkeypatch.setattr(compiled, "_compile", wrong)
+    with pytest.raises(CompiledMismatch, match=rf"differs .* by 5.0e-02 \(relative; {limit} is allowed\)"):
+        compiled.compiled(steep, example, "step")
+
+
 def test_mistaken_inputs_are_caught_though_the_example_has_them_equal(monkeypatch):
     monkeypatch.setattr(compiled, "_compile", swapped_inputs)
     with pytest.raises(CompiledMismatch, match="step_back: output"):

@@ -4,6 +4,7 @@ they cannot be right."""
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils.data import DataLoader
 
 import minigtn
 from minigtn import Checkpointed, Readout, Reversible, Unrolled
@@ -119,12 +120,53 @@ GOOD = {
         ({"readout": Readout(quadratic, quadratic_batches(5), every=0)}, "every >= 1, not 0"),
         ({"readout": Readout(quadratic, ())}, "readout batches must"),
         ({"momentum": 1 - 2**-53, "adjoint": Reversible()}, "rounds to 1"),
+        # what people bring
+        (
+            {"params": torch.nn.Linear(2, 1).parameters()},
+            "a dict of tensors by name, not a generator: .*named_p",
+        ),
+        ({"params": list(torch.nn.Linear(2, 1).parameters())}, "not a list"),
+        ({"params": torch.nn.Linear(2, 1)}, "not a Linear"),
+        ({"params": {"a": [1.0, 2.0]}}, "params must be a dict of tensors"),
+        ({"batches": {"c": quadratic_batches(5)[0]}}, r"not a dict: write tuple\(batches.values\(\)\)"),
+        ({"batches": DataLoader(quadratic_batches(5)[0])}, r"not a DataLoader: .*islice\(batches, T\)"),
+        ({"batches": iter(quadratic_batches(5))}, "not a tuple_iterator"),
+        ({"batches": [(torch.ones(3), torch.ones(3))] * 5}, "one of these is a tuple: .*stack them"),
+        ({"batches": [{"x": torch.ones(3)}] * 5}, "one of these is a dict"),
+        ({"batches": (quadratic_batches(5)[0].numpy(),)}, r"is a ndarray: .*torch\.as_tensor"),
+        ({"batches": (quadratic_batches(5)[0].to_sparse(),)}, "is torch.sparse_coo"),
+        ({"readout": Readout(quadratic, quadratic_batches(5)[0])}, "readout batches must be a tuple"),
+        (
+            {"loss": lambda p, b: (quadratic(p, b), p["a"])},
+            "the loss must return a scalar .*returned a tuple",
+        ),
+        ({"loss": lambda p, b: quadratic(p, b).item()}, "returned a float"),
+        ({"loss": lambda p, b: (p["a"] > 0).sum()}, "returned torch.int64"),
+        ({"adjoint": Checkpointed}, "adjoint must be one of minigtn's, such as minigtn.Checkpointed"),
+        ({"adjoint": "reversible"}, "not 'reversible'"),
+        ({"optimizer": torch.optim.SGD}, r"optimizer must be one of minigtn's, such as minigtn.Adam\(\)"),
     ],
 )
 def test_bad_inputs_are_refused_in_one_sentence(change, sentence):
     with pytest.raises(ValueError, match=sentence) as error:
         minigtn.sgd(**GOOD | change)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("adjoint", ADJOINTS, ids=str)
+@pytest.mark.parametrize("transform", [torch.func.grad, torch.func.vmap, torch.func.jacrev])
+def test_torch_func_transforms_are_named(transform, adjoint):
+    def meta_loss(lr):
+        return minigtn.sgd(quadratic, QUADRATIC_W0, quadratic_batches(3), lr, adjoint=adjoint)["a"].sum()
+
+    lr = torch.tensor([0.1, 0.2]) if transform is torch.func.vmap else torch.tensor(0.1)
+    with pytest.raises(ValueError, match=r"inside a torch\.func transform .* backward\(\)"):
+        transform(meta_loss)(lr)
+
+
+def test_inference_mode_has_no_gradients():
+    with torch.inference_mode(), pytest.raises(ValueError, match=r"use torch\.no_grad\(\)"):
+        minigtn.sgd(**GOOD)
 
 
 def test_a_momentum_that_is_not_looked_at_turns_into_nan():
