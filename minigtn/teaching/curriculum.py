@@ -10,6 +10,7 @@ On the command line it is ``minigtn train``, ``report`` and ``export``; in Pytho
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,14 +18,16 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from minigtn.inner.optimizers import OPTIMIZERS, Optimizer
-from minigtn.runs.files import write_atomically
+from minigtn.runs.files import UNREADABLE, digest, write_atomically
 
-FORMAT = "minigtn curriculum 1"
+FORMAT = "minigtn curriculum 2"
+OLDER = "minigtn curriculum 1"
+"""The same without a digest."""
 SHIPPED = Path(__file__).parent / "curricula"
 PIXEL_RANGE = (-2.0, 2.0)  # of the generator's 2*tanh; what uint8 files are scaled from
 
@@ -84,8 +87,24 @@ class Curriculum:
                 f"class names, C means and C stds; given x {x}, y {y}, lr {lr}, momentum {momentum}, {names} "
                 f"names, {means} means and {stds} stds"
             )
-        if not all(torch.isfinite(part).all() for part in (self.x, self.y, self.lr, self.momentum)):
-            raise ValueError("a curriculum must be finite everywhere; this one holds NaN or infinity")
+        tensors = (self.x, self.y, self.lr, self.momentum)
+        if not all(part.is_floating_point() and torch.isfinite(part).all() for part in tensors):
+            raise ValueError(
+                "a curriculum must be floating point and finite everywhere; this one is not, or holds NaN or "
+                "infinity"
+            )
+        numbers = (*self.mean, *self.std)
+        if not all(isinstance(name, str) for name in self.class_names) or not all(
+            type(number) in (int, float) and math.isfinite(number) for number in numbers
+        ):
+            raise ValueError(
+                "a curriculum's class names are texts, and its means and stds finite numbers; given "
+                f"{self.class_names}, {self.mean} and {self.std}"
+            )
+        if not all(std > 0 for std in self.std):
+            raise ValueError(
+                f"a curriculum's stds must be positive: images are divided by them; given {self.std}"
+            )
 
     @property
     def training_data(self) -> TrainingData:
@@ -115,8 +134,8 @@ class Curriculum:
         return (pixels - mean) / std
 
     def save(self, path: str | Path, *, pixels: str = "float32") -> None:
-        """Write one safetensors file, atomically. ``pixels="uint8"`` is a quarter of the size, in steps of
-        4/255 of a unit."""
+        """Write one safetensors file, atomically, with a digest of its content. ``pixels="uint8"`` is a
+        quarter of the size, in steps of 4/255 of a unit."""
         if pixels not in ("float32", "uint8"):
             raise ValueError(f"pixels must be 'float32' or 'uint8', not {pixels!r}")
         if pixels == "uint8" and not self.of_images:
@@ -137,7 +156,11 @@ class Curriculum:
             "optimizer": self.optimizer,
         }
         tensors = {"x": x, "y": self.y.float(), "lr": self.lr.float(), "momentum": self.momentum.float()}
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        tensors = {  # clones: safetensors takes no views that overlap
+            name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+            for name, tensor in tensors.items()
+        }
+        about["digest"] = digest(tensors, about)
         write_atomically(Path(path), save(tensors, {"about": json.dumps(about, sort_keys=True)}))
 
 
@@ -160,9 +183,13 @@ def load_curriculum(path_or_name: str | Path) -> Curriculum:
     try:
         with safe_open(path, "pt") as file:
             about = json.loads((file.metadata() or {}).get("about", "{}"))
-            if about.get("format") != FORMAT:
+            if about.get("format") not in (FORMAT, OLDER):
                 raise ValueError(f"its format is {about.get('format')!r}, not {FORMAT!r}")
-            x, y, lr, momentum = (file.get_tensor(name) for name in ("x", "y", "lr", "momentum"))
+            tensors = {name: file.get_tensor(name) for name in ("x", "y", "lr", "momentum")}
+        has_digest = about["format"] == FORMAT or "digest" in about
+        if has_digest and about.pop("digest") != digest(tensors, about):
+            raise ValueError("its content does not fit its digest: it is damaged")
+        x, y, lr, momentum = tensors.values()
         if x.dtype == torch.uint8:
             low, high = PIXEL_RANGE
             x = x.float() * ((high - low) / 255) + low
@@ -178,7 +205,7 @@ def load_curriculum(path_or_name: str | Path) -> Curriculum:
             about["provenance"],
             about.get("optimizer", about.get("optimiser", "sgd")),
         )
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
+    except UNREADABLE as error:
         raise ValueError(
             f"{path} is not a readable curriculum file ({error}); make one with minigtn train or export"
         ) from error

@@ -1,0 +1,121 @@
+"""Does work survive? Kills, full disks, two runs in one folder, a database that goes away, damaged files.
+
+    python benchmarks/faults.py --size tiny --out FOLDER      # under a minute, in CI
+    python benchmarks/faults.py --size full --out FOLDER
+
+Writes FOLDER/faults.json and prints a table; exit code 1 where anything was lost, wrong, or a traceback. What
+is promised on the strength of it, and what is not: docs/reliability.md. The record of a full campaign is in
+benchmarks/records/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from faults_database import database
+from faults_disks import full_disk
+from faults_inputs import damaged_inputs
+from faults_kills import KINDS, kills, two_at_once
+
+from minigtn.runs.files import environment, write_json
+
+SIZES: dict[str, dict[str, Any]] = {
+    "tiny": dict(kills=3, pairs=1, disks=2, mutants=60, trials=10, database_kills=1, away=3.0),
+    "full": dict(kills=40, pairs=10, disks=25, mutants=1000, trials=60, database_kills=12, away=20.0),
+}
+FAULTS = ("tracebacks", "wrong_loads", "hangs", "steps_lost", "wrong_scores", "unfinished", "changed")
+"""What must be 0, or not be there, in every count."""
+
+
+def faults_in(counts: Any, name: str = "") -> list[str]:
+    """What went wrong, by dotted names."""
+    if not isinstance(counts, dict):
+        return []
+    wrong = [f"{name}.{key}: {counts[key]}" for key in FAULTS if counts.get(key)]
+    for whole, part in (
+        ("jobs", "same_bits"),
+        ("sizes", "same_bits"),
+        ("pairs", "same_bits"),
+        ("trials", "complete"),
+    ):
+        if whole in counts and part in counts and counts[whole] != counts[part]:
+            wrong.append(f"{name}: {counts[part]} {part} of {counts[whole]} {whole}")
+    for key, value in counts.items():
+        wrong += faults_in(value, f"{name}.{key}" if name else key)
+    return wrong
+
+
+def campaign(size: str, seed: int, place: Path, examples: Path) -> dict[str, Any]:
+    """All of it; the counts."""
+    settings = SIZES[size]
+    rng = np.random.default_rng(seed)
+    parts: dict[str, Any] = {}
+    seconds: dict[str, float] = {}
+
+    def part(name: str, do: Any) -> None:
+        started = time.monotonic()
+        parts[name] = do()
+        seconds[name] = round(time.monotonic() - started, 1)
+        print(f"{name}: {seconds[name]:.1f} s", flush=True)
+
+    part("inputs", lambda: damaged_inputs(settings["mutants"], seed, place / "inputs", examples))
+    part("kills", lambda: {kind: kills(kind, settings["kills"], place, rng) for kind in KINDS})
+    part("two at once", lambda: {kind: two_at_once(kind, settings["pairs"], place, rng) for kind in KINDS})
+    part("full disk", lambda: {kind: full_disk(kind, settings["disks"], place) for kind in KINDS})
+    part(
+        "database",
+        lambda: database(settings["trials"], settings["database_kills"], settings["away"], place, rng),
+    )
+    return {"counts": parts, "seconds": seconds}
+
+
+def table(counts: dict[str, Any]) -> str:
+    """A line per kind of fault."""
+    lines = []
+    for name, part in counts.items():
+        rows = part.items() if all(isinstance(value, dict) for value in part.values()) else [("", part)]
+        for kind, row in rows:
+            shown = {key: value for key, value in row.items() if not isinstance(value, dict | list)}
+            lines.append(
+                f"{name:<12}{kind:<32}" + "  ".join(f"{key} {value}" for key, value in shown.items())
+            )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--size", choices=list(SIZES), default="tiny")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder for faults.json, and files that were faults"
+    )
+    words = parser.parse_args()
+    torch.set_num_threads(1)
+    place = Path(tempfile.mkdtemp(prefix="faults-"))
+    print(f"at work in {place}, which is deleted unless something fails", flush=True)
+    result = {
+        "size": words.size,
+        "seed": words.seed,
+        "settings": SIZES[words.size],
+        **campaign(words.size, words.seed, place, words.out / "examples"),
+        **environment(torch.device("cpu")),
+    }
+    wrong = faults_in(result["counts"])
+    write_json(words.out / "faults.json", {**result, "faults": wrong})
+    print(table(result["counts"]))
+    print("\n".join(wrong) or "nothing was lost, nothing was wrong")
+    if wrong:
+        sys.exit(1)
+    shutil.rmtree(place)
+
+
+if __name__ == "__main__":
+    main()
