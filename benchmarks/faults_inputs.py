@@ -13,11 +13,11 @@ import csv
 import gzip
 import io
 import json
-import re
 import signal
 import struct
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,8 +73,8 @@ def kinds(place: Path) -> list[Kind]:
     small.save(place / "good.safetensors")
     new = (place / "good.safetensors").read_bytes()
     tensors = {"teacher/w": torch.randn(20, 7), "adam/0/step": torch.tensor(3.0), "best/n": torch.arange(9)}
-    save_tensors(place / "checkpoint", tensors, {"progress": {"step": 3, "best": 0.5}}, 3)
-    checkpoint = (place / "checkpoint").read_bytes()
+    save_tensors(place / "good-checkpoint.safetensors", tensors, {"progress": {"step": 3, "best": 0.5}}, 3)
+    checkpoint = (place / "good-checkpoint.safetensors").read_bytes()
     config = json.dumps({"config": to_dict(PRESETS["digits"]), "commit": "x"}, indent=2).encode()
     agents = json.dumps({"kind": "agents", "config": to_dict(AgentConfig())}, indent=2).encode()
     final = json.dumps({"config": to_dict(FinalConfig("00000000", "nas-bench-macro"))}, indent=2).encode()
@@ -158,18 +158,23 @@ def _config(b: bytes) -> Any:
 
 def _lines(b: bytes) -> Any:
     found = []
-    lines = [line for line in re.split(rb"\r\n|\n|\r", b)]
-    if lines and not lines[-1]:
-        lines.pop()
-    for i, line in enumerate(lines):
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            record = None
-        if not isinstance(record, dict):
-            return found if i == len(lines) - 1 else None
+    *lines, torn = b.split(b"\n")
+    for line in lines:
+        record = json.loads(line, object_pairs_hook=_each_once, parse_constant=_none)
+        assert isinstance(record, dict)
         found.append(record)
+    with suppress(ValueError, AssertionError):  # torn, or nothing after the last whole line
+        found += [json.loads(torn, object_pairs_hook=_each_once, parse_constant=_none)]
     return found
+
+
+def _none(name: str) -> Any:
+    raise AssertionError(name)
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    assert len(dict(pairs)) == len(pairs)
+    return dict(pairs)
 
 
 def _csv(b: bytes) -> Any:

@@ -22,6 +22,8 @@ SOURCES = (
     "(github.com/xiusu/NAS-Bench-Macro) or NAS-Bench-201 (github.com/D-X-Y/NAS-Bench-201)"
 )
 """Where tables come from."""
+LONGEST = 80
+"""Letters of a name in a sentence."""
 
 
 def truth_column(table: Path, name: str = "") -> str:
@@ -50,9 +52,9 @@ def read_table(table: Path, column: str = "", space: Space | None = None) -> dic
         text = row[header.index(column)]
         value = _number(text)
         if not math.isfinite(value):
-            raise ValueError(f"{table}, line {number}: {column} {text!r} is no number")
+            raise ValueError(f"{table}, line {number}: {column} {text[:LONGEST]!r} is no number")
         if arch in truth:
-            raise ValueError(f"{table}, line {number}: {arch} stands there twice")
+            raise ValueError(f"{table}, line {number}: {_shown(arch)} stands there twice")
         if space is not None:
             _check(arch, space, f"{table}, line {number}")
         truth[arch] = value
@@ -87,9 +89,14 @@ def _column(table: Path, header: list[str], name: str) -> str:
         wanted = name or f"one of {', '.join(TRUTHS)}"
         raise ValueError(
             f"{table} needs a column arch and a column {wanted}, each once and separated by commas, but it "
-            f"has {', '.join(header) or 'none'}; name one as truth"
+            f"has {', '.join(map(_shown, header)) or 'none'}; name one as truth"
         )
     return found[0]
+
+
+def _shown(text: str) -> str:
+    """A name in a sentence, whatever is in it."""
+    return text if text.isprintable() and len(text) <= LONGEST else repr(text[:LONGEST])
 
 
 def _number(text: str) -> float:

@@ -244,14 +244,14 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The records of a ``metrics.jsonl`` without a last line that a killed run left torn; an empty list where
     there is no file. ValueError, with its number, for any other line that is no JSON object."""
     records = []
-    lines = path.read_bytes().splitlines() if path.exists() else []
+    lines = path.read_bytes().split(b"\n") if path.exists() else []
     for number, line in enumerate(lines, 1):
         try:
             record = json.loads(line, object_pairs_hook=_each_once, parse_constant=_no_constant)
             if not isinstance(record, dict):
                 raise ValueError("no JSON object")
         except (ValueError, RecursionError) as error:
-            if number == len(lines):
+            if number == len(lines):  # it has no end: torn, or nothing at all
                 break
             raise ValueError(
                 f"{path}, line {number}, is damaged ({error}); mend it, or delete the file"

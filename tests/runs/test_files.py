@@ -222,6 +222,9 @@ def test_metrics_that_are_damaged_in_the_middle_are_not_cut_there(tmp_path: Path
         ):
             Metrics(path, 3)
         assert path.read_text().count("\n") == 3
+    path.write_text('{"step": 1}\n{"step": 2, "los\n')  # damaged, not torn: a torn line has no end
+    with pytest.raises(ValueError, match="line 2, is damaged"):
+        read_metrics(path)
     path.write_text('{"step": "x"}\n{"step": 2}\n')
     with pytest.raises(ValueError, match="a line without a number as its step"):
         Metrics(path, 3)
