@@ -3,9 +3,9 @@
     python benchmarks/faults.py --size tiny --out FOLDER      # under a minute, in CI
     python benchmarks/faults.py --size full --out FOLDER
 
-Writes FOLDER/faults.json and prints a table; exit code 1 where anything was lost, wrong, or a traceback. What
-is promised on the strength of it, and what is not: docs/reliability.md. The record of a full campaign is in
-benchmarks/records/.
+Writes FOLDER/faults.json after each part, goes on where it was stopped, and prints a table; exit code 1 where
+anything was lost, wrong, or a traceback. What is promised on the strength of it, and what is not:
+docs/reliability.md. The record of a full campaign is in benchmarks/records/.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +27,16 @@ from faults_disks import full_disk
 from faults_inputs import damaged_inputs
 from faults_kills import KINDS, kills, two_at_once
 
-from minigtn.runs.files import environment, write_json
+from minigtn.runs.files import environment, read_json, write_json
+from minigtn.runs.settings import require_same
 
 SIZES: dict[str, dict[str, Any]] = {
     "tiny": dict(kills=3, pairs=1, disks=2, mutants=60, trials=10, database_kills=1, away=3.0),
-    "full": dict(kills=40, pairs=10, disks=25, mutants=1000, trials=60, database_kills=12, away=20.0),
+    "full": dict(kills=34, pairs=4, disks=12, mutants=1000, trials=30, database_kills=6, away=20.0),
 }
 FAULTS = ("tracebacks", "wrong_loads", "hangs", "steps_lost", "wrong_scores", "unfinished", "changed")
 """What must be 0, or not be there, in every count."""
+SAME = ("size", "seed", "settings")
 
 
 def faults_in(counts: Any, name: str = "") -> list[str]:
@@ -53,28 +57,35 @@ def faults_in(counts: Any, name: str = "") -> list[str]:
     return wrong
 
 
-def campaign(size: str, seed: int, place: Path, examples: Path) -> dict[str, Any]:
-    """All of it; the counts."""
+def campaign(size: str, seed: int, place: Path, out: Path) -> dict[str, Any]:
+    """All of it, part by part; the counts. Parts that ``out`` holds already are not done again."""
     settings = SIZES[size]
-    rng = np.random.default_rng(seed)
-    parts: dict[str, Any] = {}
-    seconds: dict[str, float] = {}
-
-    def part(name: str, do: Any) -> None:
+    path = out / "faults.json"
+    result: dict[str, Any] = {"size": size, "seed": seed, "settings": settings, "counts": {}, "seconds": {}}
+    if path.exists():
+        result |= read_json(path)
+        require_same(
+            {name: result[name] for name in SAME}, {"size": size, "seed": seed, "settings": settings}, path
+        )
+    parts: dict[str, Callable[[np.random.Generator], Any]] = {
+        "damaged inputs": partial(damaged_inputs, settings["mutants"], place / "inputs", out / "examples"),
+        **{f"kills, {kind}": partial(kills, kind, settings["kills"], place) for kind in KINDS},
+        **{f"two at once, {kind}": partial(two_at_once, kind, settings["pairs"], place) for kind in KINDS},
+        **{f"full disk, {kind}": partial(full_disk, kind, settings["disks"], place) for kind in KINDS},
+        "database": partial(
+            database, settings["trials"], settings["database_kills"], settings["away"], place
+        ),
+    }
+    for number, (name, do) in enumerate(parts.items()):
+        if name in result["counts"]:
+            continue
         started = time.monotonic()
-        parts[name] = do()
-        seconds[name] = round(time.monotonic() - started, 1)
-        print(f"{name}: {seconds[name]:.1f} s", flush=True)
-
-    part("inputs", lambda: damaged_inputs(settings["mutants"], seed, place / "inputs", examples))
-    part("kills", lambda: {kind: kills(kind, settings["kills"], place, rng) for kind in KINDS})
-    part("two at once", lambda: {kind: two_at_once(kind, settings["pairs"], place, rng) for kind in KINDS})
-    part("full disk", lambda: {kind: full_disk(kind, settings["disks"], place) for kind in KINDS})
-    part(
-        "database",
-        lambda: database(settings["trials"], settings["database_kills"], settings["away"], place, rng),
-    )
-    return {"counts": parts, "seconds": seconds}
+        result["counts"][name] = do(np.random.default_rng((seed, number)))
+        result["seconds"][name] = round(time.monotonic() - started, 1)
+        result |= environment(torch.device("cpu")) | {"faults": faults_in(result["counts"])}
+        write_json(path, result)
+        print(f"{name}: {result['seconds'][name]:.1f} s", flush=True)
+    return result
 
 
 def table(counts: dict[str, Any]) -> str:
@@ -101,15 +112,8 @@ def main() -> None:
     torch.set_num_threads(1)
     place = Path(tempfile.mkdtemp(prefix="faults-"))
     print(f"at work in {place}, which is deleted unless something fails", flush=True)
-    result = {
-        "size": words.size,
-        "seed": words.seed,
-        "settings": SIZES[words.size],
-        **campaign(words.size, words.seed, place, words.out / "examples"),
-        **environment(torch.device("cpu")),
-    }
-    wrong = faults_in(result["counts"])
-    write_json(words.out / "faults.json", {**result, "faults": wrong})
+    result = campaign(words.size, words.seed, place, words.out)
+    wrong = result["faults"]
     print(table(result["counts"]))
     print("\n".join(wrong) or "nothing was lost, nothing was wrong")
     if wrong:

@@ -36,7 +36,6 @@ def _argv(url: str, trials: int) -> list[str]:
     argv[argv.index("--storage") + 1] = url
     argv[argv.index("--trials") + 1] = str(trials)
     argv[argv.index("--heartbeat") + 1] = str(HEARTBEAT)
-    argv[argv.index("--estimator") + 1] = "naswot"
     return [*argv, "--workers", str(WORKERS)]
 
 
@@ -127,7 +126,7 @@ def _verdict(url: str, trials: int) -> dict[str, Any]:
     wrong = 0
     for arch, value in complete.items():
         network = Candidate(arch, space, digits, 0, 60, 60)
-        wrong += ZeroCost("naswot").score(network)["naswot"].value != value
+        wrong += ZeroCost("naswot", 4).score(network)["naswot"].value != value
     return {
         "complete": count,
         "distinct": len(complete),

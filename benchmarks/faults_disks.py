@@ -1,4 +1,4 @@
-"""A full disk: at every size from nothing to enough, so that each write in turn is the one that fails."""
+"""A full disk, of sizes drawn between nothing and enough, so that any write may be the one that fails."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def disk(place: Path, size: int) -> Iterator[None]:
         subprocess.run(["umount", "-l", str(place)], check=True)
 
 
-def full_disk(kind: str, sizes: int, place: Path) -> dict[str, Any]:
+def full_disk(kind: str, sizes: int, place: Path, rng: np.random.Generator) -> dict[str, Any]:
     """A job on disks of ``sizes`` sizes: it must end with one sentence, and go on to the same bits once there
     is room.
 
@@ -52,7 +52,7 @@ def full_disk(kind: str, sizes: int, place: Path) -> dict[str, Any]:
         "means": "tmpfs" if mounted else "RLIMIT_FSIZE", "sizes": 0, "refused": 0, "fitted": 0,
         "same_bits": 0, "tracebacks": 0, "sentences": {},
     }  # fmt: skip
-    for i, size in enumerate(np.linspace(PAGE if mounted else 0, most, sizes).astype(int).tolist()):
+    for i, size in enumerate(rng.uniform(PAGE if mounted else 0, most, sizes).astype(int).tolist()):
         size = size // PAGE * PAGE if mounted else size
         mine = place / f"full-{kind}-{i}.log"
         folder = place / "disk" if mounted else place / f"full-{kind}-{i}"

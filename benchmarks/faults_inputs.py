@@ -206,9 +206,8 @@ def plain(value: Any) -> Any:
     return value
 
 
-def damaged_inputs(wanted: int, seed: int, place: Path, examples: Path | None = None) -> dict[str, Any]:
+def damaged_inputs(wanted: int, place: Path, examples: Path, rng: np.random.Generator) -> dict[str, Any]:
     """``wanted`` mutants of each kind. What was a fault is kept in the folder ``examples``."""
-    rng = np.random.default_rng(seed)
     place.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGALRM, _too_slow)
     found: dict[str, Any] = {}
@@ -235,7 +234,7 @@ def damaged_inputs(wanted: int, seed: int, place: Path, examples: Path | None = 
             outcome, why = judge(kind, path, content, original)
             counts["mutants"] += 1
             counts[outcome] += 1
-            if examples is not None and outcome in ("tracebacks", "wrong_loads", "hangs"):
+            if outcome in ("tracebacks", "wrong_loads", "hangs"):
                 examples.mkdir(parents=True, exist_ok=True)
                 (examples / f"{path.parent.name}-{i}").write_bytes(content)
                 (examples / f"{path.parent.name}-{i}.txt").write_text(f"{outcome}: {why}\n")
