@@ -31,9 +31,10 @@ from minigtn.runs.files import environment, read_json, write_json
 from minigtn.runs.settings import require_same
 
 SIZES: dict[str, dict[str, Any]] = {
-    "tiny": dict(kills=3, pairs=1, disks=2, mutants=60, trials=10, database_kills=1, away=3.0),
-    "full": dict(kills=34, pairs=4, disks=12, mutants=1000, trials=30, database_kills=6, away=20.0),
+    "tiny": dict(mutants=60, kills=2, batches=1, pairs=1, disks=2, trials=6, database_kills=1, away=2.0),
+    "full": dict(mutants=1000, kills=6, batches=6, pairs=2, disks=6, trials=20, database_kills=4, away=20.0),
 }
+"""Mutants of each kind of file; kills in each of so many batches, pairs and disks for each kind of job."""
 FAULTS = ("tracebacks", "wrong_loads", "hangs", "steps_lost", "wrong_scores", "unfinished", "changed")
 """What must be 0, or not be there, in every count."""
 SAME = ("size", "seed", "settings")
@@ -69,7 +70,11 @@ def campaign(size: str, seed: int, place: Path, out: Path) -> dict[str, Any]:
         )
     parts: dict[str, Callable[[np.random.Generator], Any]] = {
         "damaged inputs": partial(damaged_inputs, settings["mutants"], place / "inputs", out / "examples"),
-        **{f"kills, {kind}": partial(kills, kind, settings["kills"], place) for kind in KINDS},
+        **{
+            f"kills, {kind}, {batch}": partial(kills, kind, settings["kills"], place / f"batch{batch}")
+            for batch in range(settings["batches"])
+            for kind in KINDS
+        },
         **{f"two at once, {kind}": partial(two_at_once, kind, settings["pairs"], place) for kind in KINDS},
         **{f"full disk, {kind}": partial(full_disk, kind, settings["disks"], place) for kind in KINDS},
         "database": partial(

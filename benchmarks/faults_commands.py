@@ -95,17 +95,17 @@ class Job:
             "4",
         ]
         if self.kind == "train":
-            outer = ["--meta.outer-steps", "24", "--meta.checkpoint-every", "2", "--meta.valid-every", "5"]
+            outer = ["--meta.outer-steps", "12", "--meta.checkpoint-every", "2", "--meta.valid-every", "5"]
             inner = ["--teacher.inner-steps", "2", "--teacher.batch-size", "10", "--learner.channels", "4"]
             judged = ["--evaluation.learners", "2", "--evaluation.real-lrs", "0.1", "--meta.real-batch", "32"]
             return ["train", "--preset", "tiny", *outer, *inner, *judged, "--resume", *common, *out]
         if self.kind == "rank":
             tuned = ["--estimate.real-lrs", "0.1", "--estimate.real-momenta", "0.5"]
             tuned += ["--estimate.tuning-networks", "1"]
-            what = ["--estimators", "gtn", "real", "params", "--networks", "5", "--bootstrap", "5"]
+            what = ["--estimators", "gtn", "real", "params", "--networks", "4", "--bootstrap", "5"]
             table = _table(self.folder.parent / "table.csv")
             return ["nas", "rank", str(table), *common, *small, *tuned, *what, *out]
-        sampler = ["--estimator", "naswot", "--trials", "6", "--population", "3", "--tournament", "2"]
+        sampler = ["--estimator", "naswot", "--trials", "5", "--population", "3", "--tournament", "2"]
         self.folder.mkdir(parents=True, exist_ok=True)
         place = ["--storage", f"sqlite:///{self.folder}/study.db", "--heartbeat", "0.1", "--show", "0"]
         return ["nas", "search", *common, *small, *sampler, *place]
