@@ -4,6 +4,8 @@ function.
 All that users need is here; where it lives behind this face may change.
 """
 
+from importlib.metadata import PackageNotFoundError, version
+
 from minigtn import agents, data
 from minigtn.config import PRESETS, EvaluationConfig, MetaConfig, RunConfig
 from minigtn.inner.adjoints import Adjoint, Checkpointed, Reversible, Unrolled
@@ -23,6 +25,11 @@ from minigtn.pages.run_page import write as write_report
 from minigtn.teaching.curriculum import Curriculum, TrainingData, load_curriculum
 from minigtn.teaching.teach import Taught, teach
 from minigtn.teaching.teacher import VARIANTS, Teacher, TeacherConfig, variant
+
+try:
+    __version__ = version("minigtn")
+except PackageNotFoundError:  # a source tree that is not installed
+    __version__ = "unknown"
 
 __all__ = [
     "PRESETS",
@@ -52,6 +59,7 @@ __all__ = [
     "TrainingData",
     "Unrolled",
     "ZeroCost",
+    "__version__",
     "accuracy",
     "agents",
     "cross_entropy",

@@ -7,15 +7,18 @@ with everything saved.
 
 from __future__ import annotations
 
+import codecs
 import dataclasses
+import io
 import sys
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
-from minigtn import data
+from minigtn import __version__, data
 from minigtn.agents import commands as agents
 from minigtn.agents.training import AgentTrainingDiverged
 from minigtn.config import PRESETS, EvaluationConfig, RunConfig
@@ -139,7 +142,7 @@ class Ablate:
     preset: str = "digits"
     """Settings to start from, as for train."""
     seeds: int = 3
-    """Outer seeds per row."""
+    """Outer seeds per row; with one there is a quick look, and no interval."""
     out: Path = Path("runs/ablations")
     """Folder; what it holds already is not done again."""
     data_dir: Path | None = None
@@ -215,6 +218,11 @@ AFTER_A_STOP = {"train": "; the same command with --resume goes on", "ablate": A
 def main(argv: list[str] | None = None) -> None:
     """The command ``minigtn``; ``python -m minigtn`` is the same."""
     argv = sys.argv[1:] if argv is None else argv
+    _print_what_can_be_printed()
+    threading.excepthook = _of_a_thread
+    if argv == ["--version"]:
+        print(f"minigtn {__version__}")
+        return
     commands = COMMANDS
     name = "minigtn"
     group = ""
@@ -223,7 +231,7 @@ def main(argv: list[str] | None = None) -> None:
         commands = GROUPS[group][0]
         name = f"minigtn {group}"
     if not argv or argv[0] in ("-h", "--help"):
-        print(f"usage: {name} COMMAND [--help] ...\n")
+        print(f"usage: {name} COMMAND [--help] ..." + " | --version" * (name == "minigtn") + "\n")
         about = {word: " ".join((command.__doc__ or "").split()) for word, command in commands.items()}
         if commands is COMMANDS:
             for word, (inner, text) in GROUPS.items():
@@ -260,6 +268,27 @@ def main(argv: list[str] | None = None) -> None:
             raise
         print(f"minigtn: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def _print_what_can_be_printed() -> None:
+    """A terminal that has no "±" gets "+-", and a question mark for anything else that it has not: no reason
+    to fail after a finished run."""
+    codecs.register_error("minigtn", _spelled)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="minigtn")
+
+
+def _spelled(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    lost = error.object[error.start : error.end]
+    return "".join("+-" if letter == "±" else "?" for letter in lost), error.end
+
+
+def _of_a_thread(failed: threading.ExceptHookArgs) -> None:
+    """TensorBoard writes in a thread: what the disk says there is met here, too, and told in one sentence."""
+    if not isinstance(failed.exc_value, OSError):
+        threading.__excepthook__(failed)
 
 
 def _defaults(command: type, words: list[str]) -> Any:

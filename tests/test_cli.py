@@ -10,12 +10,14 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import minigtn
 from minigtn import cli, load_curriculum
 from minigtn.cli import COMMANDS, GROUPS, main
 from minigtn.config import PRESETS, RunConfig
@@ -24,6 +26,7 @@ from minigtn.nas import search
 from minigtn.nas.study import SearchStopped
 from minigtn.outer import meta_gradient
 from minigtn.outer.loop import MetaTraining
+from minigtn.runs.claim import claimed
 from minigtn.runs.files import RUN_FILES, read_json, read_metrics
 from minigtn.runs.settings import from_dict
 from minigtn.studies import check
@@ -384,6 +387,105 @@ def test_bad_input_is_refused(
     monkeypatch.chdir(run.parent)
     assert message in refusal(capsys, *argv.split())
     assert [p.name for p in run.parent.iterdir()] == ["run"]  # a refusal leaves nothing behind
+
+
+def test_out_that_is_a_file_or_cannot_be_written(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(run.parent)
+    table = run / "table.csv"
+    table.write_text("arch,accuracy\n00000000,90\n00000001,91\n")
+    commands = {
+        "train --preset tiny": "--out",
+        "ablate labels --preset tiny": "--out",
+        "nas train --dataset digits --arch 00000000 --space nas-bench-macro --cutout 2": "--out",
+        f"nas rank {table} --dataset digits --networks 2 --estimators params --bootstrap 2": "--out",
+    }
+    for command, flag in commands.items():
+        said = refusal(capsys, *command.split(), "--device", "cpu", flag, run / "config.json")
+        assert (
+            f"{run / 'config.json'} cannot be the folder of a run (it is a file); name a folder that" in said
+        )
+        said = refusal(capsys, *command.split(), "--device", "cpu", flag, "/proc/run")
+        assert "minigtn: /proc/run cannot be the folder of a run (" in said
+    assert "/proc/x.npz cannot be written (" in refusal(capsys, "export", run, "/proc/x.npz")
+
+
+def test_a_folder_that_another_process_works_in_is_refused(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    with claimed(run):
+        for argv in ([*train(TINY, run), "--resume"], [*train(TINY, run), "--overwrite"], ["evaluate", run]):
+            assert f"minigtn: another process is at work in {run}; wait for it, or name" in refusal(
+                capsys, *argv
+            )
+    assert before == {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
+
+
+@pytest.mark.parametrize("kept", ["checkpoint.safetensors", "result.json", "curriculum.safetensors"])
+def test_a_half_deleted_run_is_neither_continued_nor_mixed_with_another(
+    kept: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A result that is left would else be shown as that of the next run."""
+    for path in run.iterdir():
+        if path.name != kept and path.is_file():
+            path.unlink()
+    other = train(dataclasses.replace(TINY, seed=4), run)
+    for words in ([], ["--resume"]):
+        assert (
+            f"minigtn: {run} holds {kept} of a run, but no config.json, so nobody knows what settings "
+            "they were made with; use --overwrite to replace it, or another --out"
+            in refusal(capsys, *other, *words)
+        )
+    assert {path.name for path in run.iterdir() if path.is_file()} == {kept}
+    assert call(*other, "--overwrite") == 0
+    assert read_json(run / "result.json")["config"]["seed"] == 4
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("--version") == 0
+    assert capsys.readouterr().out == f"minigtn {minigtn.__version__}\n"
+    assert re.fullmatch(r"\d+\.\d+\.\d+", minigtn.__version__)
+    assert "there is no command '--version'" in refusal(capsys, "nas", "--version")
+
+
+@pytest.mark.parametrize(
+    "locale", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}]
+)
+def test_a_terminal_without_the_sign_for_plus_or_minus(locale: dict[str, str], run: Path) -> None:
+    """The run is finished: not the time to fail."""
+    folder = run.with_name("ein Lauf für mich")
+    run.rename(folder)
+    done = subprocess.run(
+        [sys.executable, "-m", "minigtn", *train(TINY, folder), "--resume"],
+        env={**os.environ, **locale},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"taught by the curriculum +\d+\.\d% \+- \d+\.\d%", done.stdout)
+    assert "ein Lauf f" in done.stdout
+
+
+def test_nothing_is_drawn_over_in_a_pipe(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "minigtn", *train(tiny(outer_steps=2), tmp_path / "run")],
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\r" not in done.stdout
+
+
+def test_a_thread_that_meets_a_full_disk_prints_no_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    """TensorBoard's does; the command says it in a sentence."""
+    call("--version")
+    capsys.readouterr()
+    for error, lines in ((OSError(28, "No space left on device"), 0), (TypeError("a fault"), 1)):
+        failed = threading.ExceptHookArgs([type(error), error, None, threading.current_thread()])
+        threading.excepthook(failed)
+        assert capsys.readouterr().err.count(type(error).__name__) == lines
 
 
 def test_cuda_without_cuda_is_refused(

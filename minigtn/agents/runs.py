@@ -16,7 +16,8 @@ import torch
 from minigtn.agents import judging
 from minigtn.agents.config import AgentConfig, JudgeConfig
 from minigtn.agents.training import AgentTraining
-from minigtn.runs.files import environment, read_json, remove_run, write_json
+from minigtn.runs.claim import claimed
+from minigtn.runs.files import RUN_FILES, environment, read_json, remove_run, require_config, write_json
 from minigtn.runs.interrupt import deferred_interrupt
 from minigtn.runs.settings import from_dict, require_same, to_dict
 from minigtn.teaching.curriculum import load_curriculum
@@ -38,27 +39,37 @@ def train(
 
     ``resume``: a run that was stopped goes on from its last checkpoint, to the same bits; a finished one
     gives back its result. Cost: for CartPole some 90 s of one thread, and 20 s for the judgement. Raises
-    ValueError where ``folder`` holds a run already or one with other settings, ImportError without gymnasium,
-    AgentTrainingDiverged, KeyboardInterrupt after Ctrl-C with everything saved.
+    ValueError where ``folder`` holds a run already or one with other settings, or another process is at work
+    in it, CannotWrite, ImportError without gymnasium, AgentTrainingDiverged, KeyboardInterrupt after Ctrl-C
+    with everything saved.
     """
     config.make_env().gymnasium().close()  # a missing package is told before the training, not after it
     device = torch.device(device)
     if resume and overwrite:
         raise ValueError("resume continues a run and overwrite replaces it; give one of them")
-    begun = (folder / "config.json").exists()
-    if begun and not resume and not overwrite:
+    training = AgentTraining(config, device)  # it refuses what does not fit; nothing is written yet
+    with claimed(folder):
+        return _run(training, folder, resume, overwrite)
+
+
+def _run(training: AgentTraining, folder: Path, resume: bool, overwrite: bool) -> dict[str, Any]:
+    config = training.config
+    begun = not overwrite and require_config(
+        folder, RUN_FILES, "use --overwrite to replace it, or another --out"
+    )
+    if begun and not resume:
         raise ValueError(
             f"{folder} already holds a run; use --resume to continue it, --overwrite to replace it, "
             "or another --out"
         )
-    if begun and resume:
+    if begun:
         require_same(read_config(folder), config, folder)
-    training = AgentTraining(config, device)
     if overwrite:
         remove_run(folder)
     if not (folder / "config.json").exists():
         write_json(
-            folder / "config.json", {"kind": "agents", "config": to_dict(config), **_environment(device)}
+            folder / "config.json",
+            {"kind": "agents", "config": to_dict(config), **_environment(training.device)},
         )
     if (folder / "checkpoint.safetensors").exists():
         training.load_checkpoint(folder)
@@ -78,7 +89,8 @@ def evaluate(folder: Path, judge: JudgeConfig | None = None) -> dict[str, Any]:
     if judge is not None:
         config = dataclasses.replace(config, judge=judge)
     path = folder / "result.json"
-    return _judge(folder, config, read_json(path)["training"] if path.exists() else None)
+    with claimed(folder):
+        return _judge(folder, config, read_json(path)["training"] if path.exists() else None)
 
 
 def read_config(folder: Path) -> AgentConfig:
@@ -86,7 +98,7 @@ def read_config(folder: Path) -> AgentConfig:
     saved = read_json(folder / "config.json")
     if not isinstance(saved, dict) or saved.get("kind") != "agents":
         raise ValueError(f"{folder} holds no run of agents; give the folder of one made by minigtn rl train")
-    return from_dict(AgentConfig, saved["config"])
+    return from_dict(AgentConfig, saved.get("config"))
 
 
 def _judge(folder: Path, config: AgentConfig, training: dict[str, Any] | None) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from minigtn.agents import config as purpose
 from minigtn.agents.bandit import Bandit, BanditConfig, SumOfBanditLosses
@@ -37,6 +36,7 @@ from minigtn.inner.optimizers import OPTIMIZERS
 from minigtn.inner.training import Params, sgd
 from minigtn.runs.files import Metrics, load_tensors, save_tensors
 from minigtn.runs.interrupt import deferred_interrupt
+from minigtn.runs.progress import progress_bar
 from minigtn.runs.seeds import seed_for
 from minigtn.runs.settings import from_dict, require_same, to_dict
 from minigtn.teaching.curriculum import Curriculum
@@ -251,7 +251,7 @@ class AgentTraining:
         before = (progress.seconds, progress.cpu_seconds)
         started = (time.monotonic(), time.process_time())
         metrics = Metrics(folder / "metrics.jsonl", progress.step)
-        bar = tqdm(
+        bar = progress_bar(
             total=outer.outer_steps, initial=progress.step, desc="outer steps", unit="step", smoothing=0.05
         )
         try:

@@ -69,6 +69,7 @@ _FIRST_TEST_LABELS = {
     "mnist": bytes.fromhex("07020100040104090509"),
     "fashion-mnist": bytes.fromhex("09020101060104060507"),
 }
+_GZIP = b"\x1f\x8b"
 _CARVING_SEED = 20200
 _DIGITS_TEST_SEED = 20201
 
@@ -169,9 +170,10 @@ def load(name: str, data_dir: str | Path | None = None) -> Dataset:
     official files are downloaded once into `MINIGTN_CACHE` (by default the operating system's cache folder),
     their digests checked.
 
-    Local files, gzipped (`.gz`) or not, may be in `data_dir/<name>/` or in `data_dir` itself; those of
-    CIFAR-10 also in a folder `cifar-10-batches-bin` in one of these. They are checked for their structure,
-    not for their digest.
+    Local files, gzipped or not whatever they are called (`.gz` or not, `train-images.idx3-ubyte` as well as
+    `train-images-idx3-ubyte`), may be in `data_dir/<name>/` or in `data_dir` itself; those of CIFAR-10 also
+    in a folder `cifar-10-batches-bin` in one of these. They are checked for their structure, not for their
+    digest.
 
     Memory kept / needed while loading: mnist and fashion-mnist 0.22 / 0.37 GB, cifar10 0.74 / 0.91 GB, digits
     0.5 MB.
@@ -210,7 +212,7 @@ def load(name: str, data_dir: str | Path | None = None) -> Dataset:
 
 
 def read_idx(path: str | Path, ndim: int) -> _Bytes:
-    """Read an IDX file of unsigned bytes, gzipped if its name ends in `.gz`.
+    """Read an IDX file of unsigned bytes, gzipped or not.
 
     The format: bytes 0, 0, 8 (unsigned byte), `ndim`; then `ndim` big-endian 32-bit sizes; then the values.
 
@@ -222,7 +224,7 @@ def read_idx(path: str | Path, ndim: int) -> _Bytes:
         uint8 array of the shape in the header; read-only.
 
     Raises:
-        DataError: missing, unreadable, not a gzip file, wrong magic number, truncated, or too long.
+        DataError: missing, unreadable, damaged gzip data, wrong magic number, truncated, or too long.
     """
     content = _read_bytes(path)
     magic = bytes((0, 0, 8, ndim))
@@ -248,7 +250,7 @@ def read_cifar_batch(path: str | Path) -> tuple[_Bytes, _Bytes]:
     planes).
 
     Args:
-        path: the file; gzipped if its name ends in `.gz`.
+        path: the file, gzipped or not.
 
     Returns:
         Images, uint8 (N, 3, 32, 32), and labels, uint8 (N,); both read-only views of one buffer.
@@ -332,7 +334,7 @@ def _find_files(name: str, data_dir: str | Path | None) -> dict[str, Path]:
     if name == "cifar10":
         folders = [root / name / _CIFAR_FOLDER, root / _CIFAR_FOLDER, *folders]
     for folder in folders:
-        choices = {stem: [folder / f"{stem}.gz", folder / stem] for stem in wanted}
+        choices = {stem: [folder / name for name in _spellings(stem)] for stem in wanted}
         found = {stem: path for stem, paths in choices.items() for path in reversed(paths) if path.is_file()}
         if found:
             break
@@ -349,21 +351,30 @@ def _find_files(name: str, data_dir: str | Path | None) -> dict[str, Path]:
     return found
 
 
+def _spellings(stem: str) -> list[str]:
+    """The names that an official file goes by, best first: gzipped or not, with the dot that some unpackers
+    put in."""
+    dotted = stem.replace("-idx", ".idx")
+    return [f"{stem}.gz", stem, f"{dotted}.gz", dotted]
+
+
 def _read_bytes(path: str | Path) -> bytes:
+    """The content of a file, unpacked where it is gzipped: its first bytes say so (no IDX file and no label
+    begins with them), not its name."""
     try:
         content = Path(path).read_bytes()
     except OSError as error:
         raise DataError(
             f"{path} cannot be read ({error.strerror}): check its name and permissions."
         ) from error
-    if Path(path).suffix != ".gz":
+    if content[:2] != _GZIP:
         return content
     try:
         return gzip.decompress(content)
     except EOFError as error:
         raise _bad(path, "is truncated, its gzip data end too early") from error
     except (gzip.BadGzipFile, zlib.error) as error:
-        raise _bad(path, "is not a gzip file or is damaged") from error
+        raise _bad(path, "is a damaged gzip file") from error
 
 
 def _check_labels(path: str | Path, labels: _Bytes, n_classes: int) -> None:

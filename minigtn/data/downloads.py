@@ -17,6 +17,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from minigtn.runs.progress import on_terminal
+
 __all__ = ["SOURCES", "DataError", "Source", "cache_dir", "download", "extract", "fetch"]
 
 
@@ -116,7 +118,8 @@ def fetch(
     rounds: int = 2,
     wait: float = 1.0,
 ) -> Path:
-    """Download one file into `folder`, with a progress bar, unless it is there with the right digest.
+    """Download one file into `folder`, with a progress bar on a terminal, unless it is there with the right
+    digest.
 
     The download goes to a temporary file beside its destination and is renamed only once its digest is right,
     so whatever happens `folder` never holds a bad file under the good name.
@@ -141,7 +144,7 @@ def fetch(
     _make_folder(folder)
     # "identity": some servers would otherwise send a .gz file decompressed, and its digest would not match.
     downloader = pooch.HTTPDownloader(
-        progressbar=True, chunk_size=1 << 16, headers={"Accept-Encoding": "identity"}
+        progressbar=on_terminal(), chunk_size=1 << 16, headers={"Accept-Encoding": "identity"}
     )
     failures: dict[str, str] = {}
     for turn in range(rounds):

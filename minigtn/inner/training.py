@@ -136,7 +136,9 @@ def sgd(
         after_step=None if after_step is None else show,
     )
     w_last, losses = adjoint(loop, w0, lr, momentum)
-    return unflatten(w_last) if readout is None else (unflatten(w_last), losses)
+    # views of one vector would each be saved with all of it
+    trained = {name: part.clone() for name, part in unflatten(w_last).items()}
+    return trained if readout is None else (trained, losses)
 
 
 def _check_kinds(adjoint: object, optimizer: object) -> None:

@@ -66,7 +66,8 @@ class NasRank(_Common):
     and what it costs."""
 
     table: tyro.conf.Positional[Path] = tyro.MISSING
-    """CSV file with the columns arch and accuracy (or --truth)."""
+    """CSV file with the columns arch and accuracy (or --truth), made from a published benchmark:
+    NAS-Bench-Macro (github.com/xiusu/NAS-Bench-Macro) or NAS-Bench-201 (github.com/D-X-Y/NAS-Bench-201)."""
     rank: _flags(ranking.RankConfig) = dataclasses.field(default_factory=ranking.RankConfig)  # type: ignore[valid-type]
     estimator_config: Annotated[EstimatorConfig, tyro.conf.arg(name="estimate")] = dataclasses.field(
         default_factory=EstimatorConfig

@@ -25,13 +25,23 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from minigtn.data.datasets import Dataset, Split, crop_and_flip
 from minigtn.networks import spaces
 from minigtn.networks.spaces.cell_network import CellNetwork
-from minigtn.runs.files import Metrics, environment, load_tensors, read_json, save_tensors, write_json
+from minigtn.runs.claim import claimed
+from minigtn.runs.files import (
+    RUN_FILES,
+    Metrics,
+    environment,
+    load_tensors,
+    read_json,
+    require_config,
+    save_tensors,
+    write_json,
+)
 from minigtn.runs.interrupt import deferred_interrupt
+from minigtn.runs.progress import progress_bar
 from minigtn.runs.seeds import Purpose, seed_for
 from minigtn.runs.settings import at_least, from_dict, require_same, to_dict
 
@@ -243,7 +253,7 @@ class FinalTraining:
         before = self.progress.seconds
         started = time.monotonic()
         metrics = Metrics(folder / "metrics.jsonl", self.progress.epoch)
-        bar = tqdm(
+        bar = progress_bar(
             total=self.config.epochs * self.steps,
             initial=self.progress.epoch * self.steps,
             desc="final training",
@@ -262,7 +272,8 @@ class FinalTraining:
                         {
                             "epoch": record["step"],
                             "accuracy": f"{record.get('valid_accuracy', record['train_accuracy']):.1%}",
-                        }
+                        },
+                        refresh=False,
                     )
         finally:
             bar.close()
@@ -304,15 +315,26 @@ def final_training(config: FinalConfig, data: Dataset, folder: Path) -> dict[str
     and the test data are not read again. Runs where the tensors of ``data`` are. Cost: at the paper's setting
     days on a GPU (600 epochs of 350 steps).
 
-    Raises ValueError where ``folder`` holds a run with other settings or the settings do not fit the images,
+    Raises ValueError where ``folder`` holds a run with other settings, another process is at work in it, or
+    the settings do not fit the images, CannotWrite,
     TrainingDiverged where the loss is not finite (the last checkpoint stays), KeyboardInterrupt after Ctrl-C
     (call again to go on).
     """
+    training = FinalTraining(config, data)  # it refuses what does not fit; nothing is written yet
+    with claimed(folder):
+        return _run(training, folder)
+
+
+def _run(training: FinalTraining, folder: Path) -> dict[str, Any]:
+    config = training.config
+    data = training.data
     about = {"config": to_dict(config), **environment(data.train.x.device)}
-    if (folder / "config.json").exists():
-        require_same(from_dict(FinalConfig, read_json(folder / "config.json").get("config")), config, folder)
-    training = FinalTraining(config, data)
-    if not (folder / "config.json").exists():
+    if require_config(folder, RUN_FILES, "delete them, or use another --out"):
+        saved = read_json(folder / "config.json")
+        require_same(
+            from_dict(FinalConfig, saved.get("config") if isinstance(saved, dict) else saved), config, folder
+        )
+    else:
         write_json(folder / "config.json", about)
     if (folder / "result.json").exists():
         return read_json(folder / "result.json")

@@ -11,8 +11,8 @@ called, not with the package.
 
 from __future__ import annotations
 
-import json
 import math
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,21 +20,23 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from minigtn.data.datasets import Dataset
 from minigtn.nas import report
 from minigtn.nas.parallel import score_all
-from minigtn.nas.scores import Candidate, Estimator, EstimatorConfig, make
-from minigtn.nas.tables import draw, read_scores, read_table, truth_column
+from minigtn.nas.scores import UNTUNED, Candidate, Estimator, EstimatorConfig, make
+from minigtn.nas.tables import draw, read_scores, read_table, scored, truth_column
 from minigtn.networks import spaces
 from minigtn.networks.spaces import Space
-from minigtn.runs.files import environment, read_json, read_metrics, write_atomically, write_json
+from minigtn.runs.claim import claimed
+from minigtn.runs.files import Lines, environment, read_json, require_config, write_json
 from minigtn.runs.interrupt import deferred_interrupt
+from minigtn.runs.progress import progress_bar
 from minigtn.runs.seeds import Purpose, seed_for
 from minigtn.runs.settings import at_least, require_same, to_dict
 
 MAY_CHANGE = ("networks", "estimators", "vote", "bootstrap", "workers")  # when ranking goes on
+FILES = ("config.json", "tuning.json", "scores.jsonl", "rank.json", "report.html")
 MEASURES = ("spearman", "kendall", "precision", "regret")
 
 Array = NDArray[np.float64]
@@ -83,13 +85,33 @@ def rank(
     resume by calling again.
 
     Returns the content of ``rank.json``. What is scored stays, also when networks or estimators are added;
-    other changes are a ValueError.
+    other changes are a ValueError, and so is another process that is at work in the folder.
     Cost: networks * the sum of the estimators' costs, and the tuning of real data. Networks are scored on the
     device of ``data``.
     """
     space = spaces.get(config.space) if space is None else space
-    truth = read_table(table, config.truth)
+    truth = read_table(table, config.truth, space)  # refused before anything is tuned
     archs = draw(truth, config.networks, config.seed)
+    column = truth_column(table, config.truth)
+    for name in config.estimators:
+        make(name, estimators, space, data, config.seed, UNTUNED)
+    with claimed(folder):
+        return _rank(
+            config, estimators, data, {arch: truth[arch] for arch in archs}, column, folder, space, bar
+        )
+
+
+def _rank(
+    config: RankConfig,
+    estimators: EstimatorConfig,
+    data: Dataset,
+    truth: dict[str, float],
+    truth_name: str,
+    folder: Path,
+    space: Space,
+    bar: bool,
+) -> dict[str, Any]:
+    archs = list(truth)
     _begin(config, estimators, data, folder)
     tuning = read_json(folder / "tuning.json") if (folder / "tuning.json").exists() else {}
     made: list[Estimator] = []
@@ -98,9 +120,7 @@ def rank(
         if made[-1].tuning and name not in tuning:
             tuning[name] = made[-1].tuning
             write_json(folder / "tuning.json", tuning)
-    known = read_metrics(folder / "scores.jsonl")
-    # without a line that a kill left torn
-    write_atomically(folder / "scores.jsonl", "".join(json.dumps(line) + "\n" for line in known))
+    known = scored(folder)  # without a line that a kill left torn
     done = {(line["arch"], column) for line in known for column in line["scores"]}
     networks = [
         Candidate(arch, space, data, config.seed, estimators.valid_images, estimators.valid_batch)
@@ -110,28 +130,27 @@ def rank(
         (n, e) for n in networks for e in made if any((n.arch, column) not in done for column in e.columns)
     ]
     bar_of = partial(
-        tqdm,
+        progress_bar,
         desc="score",
         unit="score",
         initial=len(networks) * len(made) - len(tasks),
         total=len(networks) * len(made),
     )
-    with (folder / "scores.jsonl").open("a") as file, deferred_interrupt() as interrupted:
+    with closing(Lines(folder / "scores.jsonl", known)) as file, deferred_interrupt() as interrupted:
         for i, scores in bar_of(score_all(tasks, config.workers, interrupted.is_set), disable=not bar):
             arch = tasks[i][0].arch
             line: dict[str, Any] = {"arch": arch, "truth": truth[arch], "scores": {}, "seconds": {}}
             for column, score in scores.items():
                 line["scores"][column] = score.value if math.isfinite(score.value) else None
                 line["seconds"][column] = round(score.seconds, 6)
-            file.write(json.dumps(line) + "\n")
-            file.flush()
+            file.write(line)
     columns = [column for estimator in made for column in estimator.columns]
     result = compare(
         read_scores(folder, archs), list(dict.fromkeys(columns)), config.vote, config.bootstrap, config.seed
     )
     write_json(
         folder / "rank.json",
-        result | {"archs": archs, "truth": truth_column(table, config.truth), "config": to_dict(config)},
+        result | {"archs": archs, "truth": truth_name, "config": to_dict(config)},
     )
     report.write(folder)
     return result
@@ -239,6 +258,7 @@ def _begin(config: RankConfig, estimators: EstimatorConfig, data: Dataset, folde
     """Write ``config.json``; ValueError where the folder's scores were made with other settings."""
     ours = {**to_dict(config), **to_dict(estimators)}
     path = folder / "config.json"
-    if path.exists():
-        require_same(read_json(path)["config"], ours, folder, MAY_CHANGE)
+    if require_config(folder, FILES, "delete them, or use another --out"):
+        saved = read_json(path)
+        require_same(saved.get("config", {}) if isinstance(saved, dict) else {}, ours, folder, MAY_CHANGE)
     write_json(path, {"config": ours, "dataset": data.name, **environment(data.train.x.device)})

@@ -33,18 +33,20 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from minigtn.data.datasets import Dataset
 from minigtn.nas.parallel import score_all
 from minigtn.nas.zero_cost import naswot, synflow
 from minigtn.networks.spaces import Space
+from minigtn.runs.progress import progress_bar
 from minigtn.runs.seeds import Purpose, seed_for
 from minigtn.runs.settings import at_least
 from minigtn.runs.tuning import at_edge
 from minigtn.teaching.curriculum import Curriculum, load_curriculum
 from minigtn.teaching.teach import teach
 
+UNTUNED: dict[str, Any] = {"lr": 0.0, "momentum": 0.0, "lr_scale": 1.0}
+"""Stands in for a tuning where :func:`make` is only asked whether the settings fit."""
 ESTIMATORS = ("gtn", "real", "tse", "params", "flops", "synflow", "naswot")
 
 
@@ -324,7 +326,7 @@ def tune(
     networks = [Candidate(arch, space, data, seed, config.valid_images, config.valid_batch) for arch in archs]
     tasks = [(network, estimator) for _, estimator in candidates for network in networks]
     values = np.zeros(len(tasks))
-    for i, scores in tqdm(
+    for i, scores in progress_bar(
         score_all(tasks, workers), desc=f"tune {column}", unit="network", total=len(tasks), leave=False
     ):
         values[i] = np.nan_to_num(scores[column].value)

@@ -25,14 +25,14 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from minigtn.data.datasets import Dataset
-from minigtn.nas.scores import Candidate, Estimator, EstimatorConfig, make
+from minigtn.nas.scores import UNTUNED, Candidate, Estimator, EstimatorConfig, make
 from minigtn.nas.study import Claim, History, SearchStopped, Study, failures, in_state, parameters
 from minigtn.networks import spaces
 from minigtn.networks.spaces import Space
 from minigtn.runs.devices import choose
+from minigtn.runs.progress import progress_bar
 from minigtn.runs.seeds import Purpose, seed_for
 from minigtn.runs.settings import at_least, to_dict
 
@@ -135,6 +135,10 @@ def search(
             f"{config.trials} distinct architectures were asked for, but the space {config.space} has at "
             f"most {size}"
         )
+    if estimator is None:
+        make(
+            config.estimator, estimators, space, data, config.seed, UNTUNED
+        )  # refused before the study is begun
     with closing(_study(config, estimators)) as study:
         if estimator is None:
             estimator = make(config.estimator, estimators, space, data, config.seed, study.recall("tuning"))
@@ -142,7 +146,7 @@ def search(
                 study.remember("tuning", estimator.tuning)
         job = _Job(config, estimators, data, space, estimator, torch.get_num_threads())
         done = len(in_state(study.trials(), "COMPLETE"))
-        with tqdm(
+        with progress_bar(
             total=config.trials, desc=f"search {config.study}", unit="network", initial=done, disable=not bar
         ) as shown:
 

@@ -7,14 +7,15 @@ from three rules over the list of trials alone.
    the same architecture; otherwise it withdraws. Numbers are given out in order, so of too many, or of two
    alike, the later one always sees the earlier.
 2. A worker beats: it counts up an attribute of its trial. A beat that stands still for long, on the clock of
-   whoever watches, marks the trial as failed. Only a running trial can be completed or failed, so a worker
-   that was merely asleep loses its result.
+   whoever watches, marks the trial as failed; so does, at once, a worker of this host whose process is gone.
+   Only a running trial can be completed or failed, so a worker that was merely asleep loses its result.
 3. An architecture that has failed, fewer than ``TRIES`` times, and is neither running nor complete, comes
 before new ones.
 
 Nothing is queued, so there is nothing to lose: a kill between any two lines leaves a running trial, found by
 rule 2. (Optuna's own heartbeat misses a worker killed before its first beat, a kill between failing and
-queueing, and exceptions: optuna/optuna#6085.)
+queueing, and exceptions: optuna/optuna#6085.) A database that goes away is waited for; a watcher that could
+not see beats for a while begins to watch anew.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from minigtn.networks.spaces import Space
@@ -33,6 +35,8 @@ from minigtn.runs.settings import require_same
 
 TRIES = 3  # of an architecture that fails, before it is given up
 BEATS = 6  # that a worker may miss
+PATIENCE = 300.0  # seconds that a server may be away
+CONNECT_TIMEOUT = 10  # seconds
 
 # finished architectures with their scores, in the order in which they were first proposed
 History = list[tuple[str, float]]
@@ -65,11 +69,17 @@ class Study:
         self.name = name
         self.wanted = trials
         self.heartbeat = heartbeat
+        self._url = url
+        self._blind = False  # whether the database was away since the beats were last looked at
         self._storage = _open(url)
-        self._study = optuna.create_study(
-            study_name=name, storage=self._storage, direction="maximize", load_if_exists=True
+        self._study = self._ask(
+            optuna.create_study,
+            study_name=name,
+            storage=self._storage,
+            direction="maximize",
+            load_if_exists=True,
         )
-        self._id = self._storage.get_study_id_from_name(name)
+        self._id = self._ask(self._storage.get_study_id_from_name, name)
         # trial's number: its beat, and when that was first seen
         self._beats: dict[int, tuple[int, float]] = {}
         saved = self.recall("settings")
@@ -84,20 +94,26 @@ class Study:
 
     def recall(self, name: str) -> Any:
         """What :meth:`remember` stored; None if nothing."""
-        return self._study.user_attrs.get(name)
+        return self._ask(lambda: self._study.user_attrs).get(name)
 
     def remember(self, name: str, content: Any) -> None:
         """Store JSON with the study, for all its workers."""
-        self._study.set_user_attr(name, content)
+        self._ask(self._study.set_user_attr, name, content)
 
     def trials(self) -> list[Any]:
         """Optuna's trials, by number. Cost: a query for those that were not finished when last read."""
-        return self._study.get_trials(deepcopy=False)
+        return self._ask(self._study.get_trials, deepcopy=False)
 
     def fail_lost(self, trials: Iterable[Any]) -> None:
         """Rule 2, to be called again and again while no trial of this worker is running."""
         now = time.monotonic()
+        if self._blind:
+            self._blind = False
+            self._beats.clear()
         for trial in in_state(trials, "RUNNING"):
+            if _is_gone(trial.user_attrs.get("worker", "")):
+                self.end(trial._trial_id, "FAIL", error="lost: its process is gone")
+                continue
             beat, since = self._beats.get(trial.number, (None, now))
             seen = trial.user_attrs.get("beat", 0)
             if seen != beat:
@@ -143,13 +159,13 @@ class Study:
         attrs = {
             "arch": arch,
             "beat": 0,
-            "worker": f"{socket.gethostname()}:{os.getpid()}",
+            "worker": f"{_host()}:{os.getpid()}",
             "valid_batch": valid_batch,
         }
         attrs |= {"params": space.params(arch), "flops": space.flops(arch)}
         mine = create_trial(state=TrialState.RUNNING, user_attrs=attrs, **parameters(space, arch))
-        trial_id = self._storage.create_new_trial(self._id, mine)
-        number = self._storage.get_trial_number_from_id(trial_id)
+        trial_id = self._ask(self._storage.create_new_trial, self._id, mine)
+        number = self._ask(self._storage.get_trial_number_from_id, trial_id)
         now = self.trials()
         if _admitted((t for t in now if t.number < number), self.wanted, arch):
             return Claim(trial_id, arch, valid_batch)
@@ -164,8 +180,9 @@ class Study:
 
         with suppress(UpdateFinishedTrialError):
             for name, content in attrs.items():
-                self._storage.set_trial_user_attr(trial, name, content)
-            self._storage.set_trial_state_values(trial, TrialState[state], None if value is None else [value])
+                self._ask(self._storage.set_trial_user_attr, trial, name, content)
+            values = None if value is None else [value]
+            self._ask(self._storage.set_trial_state_values, trial, TrialState[state], values)
 
     @contextmanager
     def beating(self, trial: int) -> Iterator[None]:
@@ -176,8 +193,10 @@ class Study:
             count = 0
             while not stop.wait(self.heartbeat):
                 count += 1
-                with suppress(Exception):
+                try:
                     self._storage.set_trial_user_attr(trial, "beat", count)
+                except Exception:
+                    self._blind = True
 
         thread = threading.Thread(target=beat, daemon=True)
         thread.start()
@@ -186,6 +205,29 @@ class Study:
         finally:
             stop.set()
             thread.join()
+
+    def _ask(self, call: Callable[..., Any], *args: Any, **named: Any) -> Any:
+        """What ``call`` says. A server that is away is waited for; SearchStopped after ``PATIENCE`` seconds,
+        or for any other fault of the database."""
+        import sqlalchemy.exc as faults
+        from optuna.exceptions import StorageInternalError
+
+        tries = 0
+        while True:
+            try:
+                return call(*args, **named)
+            except (faults.SQLAlchemyError, StorageInternalError) as error:
+                cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+                away = isinstance(cause, faults.OperationalError | faults.InterfaceError)
+                if not away or _is_sqlite(self._url) or tries >= PATIENCE:
+                    said = str(cause or error).strip().splitlines()[0]
+                    raise SearchStopped(
+                        f"the study's database {_public(self._url)} failed ({said}); what is finished is "
+                        "kept, and the same command goes on"
+                    ) from error
+            self._blind = True
+            tries += 1
+            time.sleep(1.0)
 
 
 def in_state(trials: Iterable[Any], *states: str) -> list[Any]:
@@ -219,14 +261,42 @@ def _admitted(trials: Iterable[Any], wanted: int, arch: str | None = None) -> bo
     return len(taken) < wanted and arch not in taken
 
 
+def _host() -> str:
+    """This host and, on Linux, the namespace that its process ids belong to."""
+    namespace = Path("/proc/self/ns/pid")
+    return f"{socket.gethostname()}/{namespace.stat().st_ino if namespace.exists() else 0}"
+
+
+def _is_gone(worker: str) -> bool:
+    """Whether this is the name of a worker on this host whose process has ended."""
+    host, _, process = worker.rpartition(":")
+    if host != _host() or os.name != "posix":
+        return False
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
+
+
+def _is_sqlite(url: str) -> bool:
+    return url.startswith("sqlite")
+
+
 def _open(url: str) -> Any:
     """Optuna's storage at ``url``. On SQLite every transaction takes the lock at its start: Optuna reads a
     trial's state and then writes it, which two processes must not do at once (PostgreSQL locks the row)."""
     import optuna
     import sqlalchemy
 
-    sqlite = url.startswith("sqlite")
-    arguments = {"connect_args": {"timeout": 60}} if sqlite else {"pool_pre_ping": True}
+    sqlite = _is_sqlite(url)
+    arguments: dict[str, Any] = {"connect_args": {"timeout": 60}}
+    if not sqlite:
+        arguments = {"pool_pre_ping": True}
+        if url.startswith("postgresql"):
+            arguments["connect_args"] = {"connect_timeout": CONNECT_TIMEOUT}
     for attempt in range(3):
         try:
             storage = optuna.storages.RDBStorage(url, engine_kwargs=arguments)

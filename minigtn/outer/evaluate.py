@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from minigtn.config import EvaluationConfig, RunConfig
 from minigtn.data import Dataset, Split
@@ -23,6 +22,7 @@ from minigtn.inner.optimizers import SGD
 from minigtn.inner.training import Params, sgd
 from minigtn.networks.learners import Classifier, Learner, LearnerLoss
 from minigtn.outer.batched import Cohort, cohorts
+from minigtn.runs.progress import progress_bar
 from minigtn.runs.seeds import Purpose, seed_for
 from minigtn.runs.tuning import at_edge
 from minigtn.teaching.curriculum import Curriculum, TrainingData
@@ -130,7 +130,7 @@ def tune_real_arm(
     grid = grid or list(itertools.product(config.real_lrs, config.real_momenta))
     some = Split(data.valid.x[:TUNING_IMAGES], data.valid.y[:TUNING_IMAGES])
     scores = []
-    for lr, momentum in tqdm(grid, desc="tune real arm", unit="setting", leave=False):
+    for lr, momentum in progress_bar(grid, desc="tune real arm", unit="setting", leave=False):
         last = real_curves(learner, data, some, seeds, steps, batch_size, lr, momentum, every=steps)
         scores.append({"lr": lr, "momentum": momentum, "valid_accuracy": last.mean().item()})
     return sorted(scores, key=lambda s: -s["valid_accuracy"])
@@ -179,9 +179,9 @@ def final_evaluation(config: RunConfig, data: Dataset, taught: CurriculumSource)
     steps, batch_size = first.x.shape[:2]
     tuned = tune_real_arm(learner, data, config.evaluation, config.seed, steps, batch_size)
     best = tuned[0]
-    bar = tqdm(seeds, desc="test, taught", unit="learner", leave=False)
+    bar = progress_bar(seeds, desc="test, taught", unit="learner", leave=False)
     gtn = taught_curves(learner, taught, data.test, bar)
-    bar = tqdm(seeds, desc="test, real data", unit="learner", leave=False)
+    bar = progress_bar(seeds, desc="test, real data", unit="learner", leave=False)
     real = real_curves(learner, data, data.test, bar, steps, batch_size, best["lr"], best["momentum"])
     result: dict[str, Any] = {
         "inner_steps": steps,
@@ -238,7 +238,7 @@ def _longer_arm(
         0
     ]
     seeds = [seed_for(config.seed, Purpose.TEST, i) for i in range(config.evaluation.learners)]
-    bar = tqdm(seeds, desc=f"test, real data, {steps} steps", unit="learner", leave=False)
+    bar = progress_bar(seeds, desc=f"test, real data, {steps} steps", unit="learner", leave=False)
     curve = _curve(
         real_curves(learner, data, data.test, bar, steps, batch_size, best["lr"], best["momentum"])
     )

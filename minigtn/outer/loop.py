@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from minigtn.config import RunConfig
 from minigtn.data import Dataset
@@ -26,6 +25,7 @@ from minigtn.outer.meta_gradient import MetaGradient, curriculum_of, learner_for
 from minigtn.runs.distributed import ALONE, WorkerLost, Workers
 from minigtn.runs.files import Metrics, load_tensors, save_tensors
 from minigtn.runs.interrupt import deferred_interrupt
+from minigtn.runs.progress import progress_bar
 from minigtn.runs.seeds import Purpose, seed_for
 from minigtn.runs.settings import from_dict, require_same, to_dict
 from minigtn.teaching.curriculum import Curriculum
@@ -273,7 +273,9 @@ class _Log:
 
             self._metrics = Metrics(folder / "metrics.jsonl", step)
             self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
-            self._bar = tqdm(total=steps, initial=step, desc="outer steps", unit="step", smoothing=0.05)
+            self._bar = progress_bar(
+                total=steps, initial=step, desc="outer steps", unit="step", smoothing=0.05
+            )
 
     def __enter__(self) -> _Log:
         return self

@@ -7,6 +7,7 @@ result = minigtn.train(config, minigtn.data.load(config.dataset), Path("runs/dem
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ from minigtn.outer.evaluate import CurriculumSource, final_evaluation
 from minigtn.outer.loop import MetaTraining
 from minigtn.outer.meta_gradient import estimated_bytes
 from minigtn.pages import run_page
+from minigtn.runs.claim import claimed
 from minigtn.runs.distributed import ALONE, Workers
-from minigtn.runs.files import environment, read_json, remove_run, write_json
+from minigtn.runs.files import RUN_FILES, environment, read_json, remove_run, require_config, write_json
 from minigtn.runs.interrupt import deferred_interrupt
 from minigtn.runs.settings import from_dict, require_same, to_dict
 from minigtn.teaching.curriculum import load_curriculum
@@ -42,22 +44,24 @@ def train(
     ``resume`` goes on from the folder's checkpoint, to the same bits (a new folder simply starts);
     ``overwrite`` deletes a run that is there. Of several ``workers`` only the writer has a result.
 
-    Raises ValueError for a folder that holds a run already (neither flag) or one with other settings,
-    MetaTrainingDiverged, WorkerLost, and KeyboardInterrupt after Ctrl-C, with everything saved.
+    Raises ValueError for a folder that holds a run already (neither flag) or one with other settings, or in
+    which another process is at work, CannotWrite, MetaTrainingDiverged, WorkerLost, and KeyboardInterrupt
+    after Ctrl-C, with everything saved.
     """
     folder = Path(folder).expanduser()
     if resume and overwrite:
         raise ValueError("--resume continues a run and --overwrite replaces it; give one of them")
     training = MetaTraining(config, data, workers)  # it refuses what does not fit; nothing is written yet
-    if workers.writer:
-        _begin(config, data, folder, resume, overwrite)
-    workers.wait()  # for the folder
-    training.catch_up(folder)
-    if workers.writer:
-        print(_plan(training, folder))
-    if not training.finished:
-        training.run(folder)
-    return _finish(training, folder) if workers.writer else {}
+    with claimed(folder) if workers.writer else nullcontext():
+        if workers.writer:
+            _begin(config, data, folder, resume, overwrite)
+        workers.wait()  # for the folder
+        training.catch_up(folder)
+        if workers.writer:
+            print(_plan(training, folder))
+        if not training.finished:
+            training.run(folder)
+        return _finish(training, folder) if workers.writer else {}
 
 
 def settings_of(folder: Path) -> RunConfig:
@@ -69,23 +73,27 @@ def settings_of(folder: Path) -> RunConfig:
 
 def evaluate_run(folder: Path, data: Dataset, evaluation: EvaluationConfig) -> dict[str, Any]:
     """Judge the finished run in ``folder`` again with these settings; replaces its result and its page."""
-    old = folder / "result.json"
-    seconds = read_json(old).get("seconds") if old.exists() else None
     config = replace(settings_of(folder), evaluation=evaluation)
-    curriculum = load_curriculum(folder).to(data.train.x.device)
-    return _judge(config, data, folder, curriculum, seconds)
+    with claimed(folder):
+        old = folder / "result.json"
+        seconds = read_json(old).get("seconds") if old.exists() else None
+        curriculum = load_curriculum(folder).to(data.train.x.device)
+        return _judge(config, data, folder, curriculum, seconds)
 
 
 def _begin(config: RunConfig, data: Dataset, folder: Path, resume: bool, overwrite: bool) -> None:
     """Claim the folder. Nothing that is there may be lost or mixed with other things."""
     path = folder / "config.json"
     now = environment(data.train.x.device)
-    if path.exists() and not resume and not overwrite:
+    begun = not overwrite and require_config(
+        folder, RUN_FILES, "use --overwrite to replace it, or another --out"
+    )
+    if begun and not resume:
         raise ValueError(
             f"{folder} already holds a run; use --resume to continue it, --overwrite to replace it, or "
             "another --out"
         )
-    if path.exists() and resume:
+    if begun:
         require_same(settings_of(folder), config, folder)
         then = read_json(path)
         changed = [name for name in now if now[name] != then.get(name)]

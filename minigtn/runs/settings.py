@@ -15,7 +15,8 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def from_dict(cls: type, values: Any) -> Any:
-    """The inverse of :func:`to_dict`; an unknown or missing setting is a ValueError that names it."""
+    """The inverse of :func:`to_dict`; an unknown or missing setting, or one of another type, is a ValueError
+    that names it."""
     hints = typing.get_type_hints(cls)
     if not isinstance(values, dict):
         raise ValueError(f"{cls.__name__} has the settings {sorted(hints)}; given {values!r}")
@@ -24,14 +25,29 @@ def from_dict(cls: type, values: Any) -> Any:
         raise ValueError(
             f"{cls.__name__} has the settings {sorted(hints)}; these are unknown or missing: {sorted(wrong)}"
         )
-    parsed = {}
-    for name, value in values.items():
-        if dataclasses.is_dataclass(hints[name]):
-            value = from_dict(typing.cast(type, hints[name]), value)
-        elif typing.get_origin(hints[name]) is tuple:
-            value = tuple(value)
-        parsed[name] = value
-    return cls(**parsed)
+    return cls(
+        **{name: _typed(hints[name], value, f"{cls.__name__}.{name}") for name, value in values.items()}
+    )
+
+
+def _typed(hint: Any, value: Any, name: str) -> Any:
+    """A setting from its JSON value; ValueError where that is of another type. Whole numbers are numbers."""
+    if dataclasses.is_dataclass(hint):
+        return from_dict(typing.cast(type, hint), value)
+    origin = typing.get_origin(hint)
+    inner = typing.get_args(hint)
+    if origin is tuple and isinstance(value, list | tuple):
+        kinds = inner[:1] * len(value) if inner[-1] is Ellipsis else inner
+        if len(kinds) == len(value):
+            return tuple(_typed(kind, part, name) for kind, part in zip(kinds, value, strict=True))
+    elif origin is typing.Literal:
+        if any(type(value) is type(allowed) and value == allowed for allowed in inner):
+            return value
+    elif type(value) is hint or (hint is float and type(value) is int):
+        return value
+    if origin is typing.Literal:
+        raise ValueError(f"{name} must be one of {', '.join(map(str, inner))}, not {value!r}")
+    raise ValueError(f"{name} must be {hint.__name__ if origin is None else hint}, not {value!r}")
 
 
 def require_same(saved: Any, config: Any, where: Path | str, may_change: typing.Collection[str] = ()) -> None:

@@ -22,14 +22,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from minigtn.config import RunConfig
 from minigtn.data.datasets import Dataset
 from minigtn.outer.evaluate import real_curves, taught_curves, tune_real_arm
 from minigtn.outer.loop import MetaTraining, MetaTrainingDiverged
 from minigtn.outer.meta_gradient import base_learner
+from minigtn.runs.claim import claimed
 from minigtn.runs.files import environment, read_json, write_atomically, write_json
+from minigtn.runs.progress import progress_bar
 from minigtn.runs.seeds import Purpose, seed_for
 from minigtn.runs.settings import require_same, to_dict
 from minigtn.teaching.teacher import VARIANTS
@@ -140,21 +140,26 @@ def ablate(
     per table; returns the first.
 
     A meta-training is a run of its own in ``folder/runs``, so that all can be stopped and continued. Time:
-    rows * seeds runs. ValueError for unknown tables, fewer than two seeds, or a folder that was made with
-    another config.
+    rows * seeds runs. One seed is a quick look: its table has no intervals. ValueError for unknown tables, no
+    seed, a folder that was made with another config, or one in which another process is at work.
     """
     tables = list(tables)
     unknown = [name for name in tables if name not in TABLES]
     if unknown or not tables:
         raise ValueError(f"the tables are {', '.join(TABLES)}; given {', '.join(unknown) or 'none'}")
-    if seeds < 2:
-        raise ValueError(f"an interval needs at least 2 outer seeds, not {seeds}")
-    _claim(folder, config)
+    if seeds < 1:
+        raise ValueError(f"there must be at least 1 outer seed (2 for an interval), not {seeds}")
+    with claimed(folder):
+        return _ablate(config, data, tables, seeds, folder)
+
+
+def _ablate(config: RunConfig, data: Dataset, tables: list[str], seeds: int, folder: Path) -> dict[str, Any]:
+    _belongs_to(folder, config)
     jobs = [(table, row, seed) for table in tables for row in TABLES[table].rows for seed in range(seeds)]
     found: dict[str, dict[str, list[dict[str, Any]]]] = {
         table: {row: [] for row in TABLES[table].rows} for table in tables
     }
-    for table, row, seed in tqdm(jobs, desc="meta-trainings", unit="run", position=1):
+    for table, row, seed in progress_bar(jobs, desc="meta-trainings", unit="run", position=1):
         settings = {**TABLES[table].rows[row], "seed": seed}
         found[table][row].append(_run(changed(config, settings), data, folder, TABLES[table].real_arm))
     result = {
@@ -173,7 +178,7 @@ def ablate(
     return result
 
 
-def _claim(folder: Path, config: RunConfig) -> None:
+def _belongs_to(folder: Path, config: RunConfig) -> None:
     """The folder belongs to one config."""
     path = folder / "config.json"
     if path.exists():
@@ -242,12 +247,15 @@ def _digest(config: RunConfig) -> str:
 # ---- tables ----
 
 
-def mean_and_interval(values: list[float]) -> tuple[float, float]:
-    """Mean, and half the width of its 95 % interval by Student's t; the values are independent draws."""
+def mean_and_interval(values: list[float]) -> tuple[float, float | None]:
+    """Mean, and half the width of its 95 % interval by Student's t (None: of a single value); the values are
+    independent draws."""
     from scipy.stats import t  # late: imports slowly
 
     n = len(values)
     mean = statistics.fmean(values)
+    if n == 1:
+        return mean, None
     return mean, float(t.ppf(0.975, n - 1)) * statistics.stdev(values) / math.sqrt(n)
 
 
@@ -280,12 +288,15 @@ def markdown(result: dict[str, Any]) -> str:
     """All tables of :func:`ablate`'s result as one page."""
     n = result["outer_seeds"]
     learners = result["config"]["evaluation"]["learners"]
+    over = f"mean over n = {n} outer seeds with its 95 % interval (Student's t)"
+    if n == 1:
+        over = "of one outer seed: a quick look, without an interval, from which nothing follows"
     lines = [
         "# Ablations",
         "",
-        f"Test accuracy in % of {learners} fresh learners after the last inner step, mean over n = {n} "
-        "outer seeds with its 95 % interval (Student's t), and the difference from the first row, seed by "
-        f"seed. Data: {result['config']['dataset']}; {result['device']}; commit {result['commit']}.",
+        f"Test accuracy in % of {learners} fresh learners after the last inner step, {over}, and the "
+        f"difference from the first row, seed by seed. Data: {result['config']['dataset']}; "
+        f"{result['device']}; commit {result['commit']}.",
     ]
     for name, rows in result["tables"].items():
         real = "real_accuracy" in rows[0]
@@ -303,8 +314,8 @@ def markdown(result: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _percent(value: float, interval: float, sign: str = "") -> str:
-    return f"{100 * value:{sign}.1f} ± {100 * interval:.1f}"
+def _percent(value: float, interval: float | None, sign: str = "") -> str:
+    return f"{100 * value:{sign}.1f}" + ("" if interval is None else f" ± {100 * interval:.1f}")
 
 
 def _figure(question: str, rows: list[dict[str, Any]]) -> bytes:
@@ -320,14 +331,14 @@ def _figure(question: str, rows: list[dict[str, Any]]) -> bytes:
         axes.errorbar(
             100 * row["accuracy"],
             y,
-            xerr=100 * row["interval"],
+            xerr=100 * (row["interval"] or 0),
             fmt="o",
             color="#0072b2",
             capsize=3,
             label="taught",
         )
         if "real_accuracy" in row:
-            limits = 100 * row["real_accuracy"], 100 * row["real_interval"]
+            limits = 100 * row["real_accuracy"], 100 * (row["real_interval"] or 0)
             axes.errorbar(
                 limits[0],
                 y + 0.2,
@@ -340,7 +351,12 @@ def _figure(question: str, rows: list[dict[str, Any]]) -> bytes:
     axes.set_yticks(range(len(rows)), [row["row"] for row in rows])
     axes.invert_yaxis()
     axes.set(
-        xlabel="test accuracy of fresh learners [%]: outer seeds, their mean and its 95 % interval",
+        xlabel="test accuracy of fresh learners [%]: "
+        + (
+            "one outer seed"
+            if len(rows[0]["accuracies"]) == 1
+            else "outer seeds, their mean and its 95 % interval"
+        ),
         title=question,
     )
     axes.grid(axis="x", alpha=0.3)

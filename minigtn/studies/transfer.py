@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from tqdm import tqdm
 
 from minigtn.config import RunConfig
 from minigtn.data.datasets import Dataset
@@ -25,6 +24,7 @@ from minigtn.networks.families import LEARNERS
 from minigtn.networks.learners import Classifier
 from minigtn.outer.evaluate import finalists, real_curves, taught_curves, tune_real_arm
 from minigtn.runs.files import environment, read_json, write_json
+from minigtn.runs.progress import progress_bar
 from minigtn.runs.seeds import Purpose, seed_for
 from minigtn.runs.settings import require_same, to_dict
 from minigtn.teaching.curriculum import Curriculum
@@ -83,7 +83,7 @@ def transfer(
         "good": GOOD,
     }
     rows = _rows_of(path, settings)
-    bar = tqdm(names, desc="transfer", unit="learner")
+    bar = progress_bar(names, desc="transfer", unit="learner")
     for name in bar:
         bar.set_postfix_str(name)
         if name not in rows:

@@ -18,17 +18,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from minigtn.inner.optimizers import OPTIMIZERS, Optimizer
-from minigtn.runs.files import write_atomically
+from minigtn.runs.files import UNREADABLE, digest, write_atomically
 
 if TYPE_CHECKING:
     import PIL.Image
 
-FORMAT = "minigtn curriculum 1"
+FORMAT = "minigtn curriculum 2"
+OLDER = "minigtn curriculum 1"
+"""The same without a digest."""
 SHIPPED = Path(__file__).parent / "curricula"
 PIXEL_RANGE = (-2.0, 2.0)  # of the generator's 2*tanh; what uint8 files are scaled from
 
@@ -105,6 +107,14 @@ class Curriculum:
             raise ValueError(
                 "momentum must be from 0 to below 1 at every step, and goes from "
                 f"{self.momentum.min():g} to {self.momentum.max():g}"
+            )
+        numbers = (*self.mean, *self.std)
+        if not all(isinstance(name, str) for name in self.class_names) or not all(
+            type(number) in (int, float) for number in numbers
+        ):
+            raise ValueError(
+                "a curriculum's class names are texts, and its means and stds numbers; given "
+                f"{self.class_names}, {self.mean} and {self.std}"
             )
         if not all(map(math.isfinite, self.mean)) or not all(0 < s < math.inf for s in self.std):
             raise ValueError(
@@ -193,8 +203,8 @@ class Curriculum:
         return Image.fromarray(enlarged_sheet(self))
 
     def save(self, path: str | Path, *, pixels: str = "float32") -> None:
-        """Write one safetensors file, atomically. ``pixels="uint8"`` is a quarter of the size, in steps of
-        4/255 of a unit."""
+        """Write one safetensors file, atomically, with a digest of its content. ``pixels="uint8"`` is a
+        quarter of the size, in steps of 4/255 of a unit."""
         if pixels not in ("float32", "uint8"):
             raise ValueError(f"pixels must be 'float32' or 'uint8', not {pixels!r}")
         if pixels == "uint8" and not self.of_images:
@@ -215,7 +225,11 @@ class Curriculum:
             "optimizer": self.optimizer,
         }
         tensors = {"x": x, "y": self.y.float(), "lr": self.lr.float(), "momentum": self.momentum.float()}
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        tensors = {  # clones: safetensors takes no views that overlap
+            name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+            for name, tensor in tensors.items()
+        }
+        about["digest"] = digest(tensors, about)
         write_atomically(Path(path).expanduser(), save(tensors, {"about": json.dumps(about, sort_keys=True)}))
 
 
@@ -239,7 +253,11 @@ def load_curriculum(path_or_name: str | Path) -> Curriculum:
         with safe_open(path, "pt") as file:
             about = json.loads((file.metadata() or {}).get("about", "{}"))
             _check_metadata(about)
-            x, y, lr, momentum = (file.get_tensor(name) for name in ("x", "y", "lr", "momentum"))
+            tensors = {name: file.get_tensor(name) for name in ("x", "y", "lr", "momentum")}
+        has_digest = about["format"] == FORMAT or "digest" in about
+        if has_digest and about.pop("digest") != digest(tensors, about):
+            raise ValueError("its content does not fit its digest: it is damaged")
+        x, y, lr, momentum = tensors.values()
         if x.dtype == torch.uint8:
             low, high = PIXEL_RANGE
             x = x.float() * ((high - low) / 255) + low
@@ -255,7 +273,7 @@ def load_curriculum(path_or_name: str | Path) -> Curriculum:
             about["provenance"],
             about.get("optimizer", about.get("optimiser", "sgd")),
         )
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
+    except UNREADABLE as error:
         raise ValueError(
             f"{path} is not a readable curriculum file ({error}); make one with minigtn train or export"
         ) from error
@@ -263,7 +281,7 @@ def load_curriculum(path_or_name: str | Path) -> Curriculum:
 
 def _check_metadata(about: Any) -> None:
     """ValueError unless each entry is what its name says."""
-    if not isinstance(about, dict) or about.get("format") != FORMAT:
+    if not isinstance(about, dict) or about.get("format") not in (FORMAT, OLDER):
         found = about.get("format") if isinstance(about, dict) else about
         raise ValueError(f"its format is {found!r}, not {FORMAT!r}")
 

@@ -244,6 +244,34 @@ def test_local_files_never_touch_the_network(
         assert_one_sentence(error, f"lacks {TRAIN_Y}, {TEST_X}, {TEST_Y} ", str(tmp_path))
 
 
+def test_gzipped_files_without_gz_and_unpacked_ones_with_it(small: None, tmp_path: Path) -> None:
+    """Browsers drop an ending, or unpack and keep it: the content says what it is."""
+    files = mnist_files()
+    write(tmp_path / "right", files)
+    (tmp_path / "odd").mkdir()
+    for filename in (TRAIN_X, TRAIN_Y, TEST_X):
+        (tmp_path / "odd" / filename).write_bytes(gzip.compress(files[filename], 1))
+    (tmp_path / "odd" / f"{TEST_Y}.gz").write_bytes(files[TEST_Y])
+    assert_same(data.load("mnist", tmp_path / "odd"), data.load("mnist", tmp_path / "right"))
+
+
+def test_gzipped_cifar10_without_gz(small: None, tmp_path: Path) -> None:
+    files = cifar_files()
+    write(tmp_path / "right", files)
+    write(tmp_path / "odd", {filename: gzip.compress(content, 1) for filename, content in files.items()})
+    assert_same(data.load("cifar10", tmp_path / "odd"), data.load("cifar10", tmp_path / "right"))
+
+
+@pytest.mark.parametrize("compressed", [False, True], ids=["plain", "gzip"])
+def test_names_with_a_dot(small: None, tmp_path: Path, compressed: bool) -> None:
+    files = mnist_files()
+    write(tmp_path / "right", files)
+    dotted = {filename.replace("-idx", ".idx"): content for filename, content in files.items()}
+    assert set(dotted) >= {"train-images.idx3-ubyte", "t10k-labels.idx1-ubyte"}
+    write(tmp_path / "odd", gz(dotted) if compressed else dotted)
+    assert_same(data.load("mnist", tmp_path / "odd"), data.load("mnist", tmp_path / "right"))
+
+
 # name, what is done to the good bytes, what the sentence says
 BAD_MNIST: list[tuple[str, str, Callable[[bytes], bytes], str]] = [
     ("empty", TRAIN_X, lambda b: b"", "truncated"),
@@ -302,10 +330,10 @@ def test_bad_mnist_files(
     ("damage", "says"),
     [
         (lambda b: b[:-20], "truncated, its gzip data end too early"),
-        (lambda b: gzip.decompress(b), "not a gzip file"),
-        (lambda b: b[:40] + b"\xff" * 400 + b[440:], "not a gzip file or is damaged"),
+        (lambda b: b[:40] + b"\xff" * 400 + b[440:], "is a damaged gzip file"),
+        (lambda b: b"<html>" + b[6:], "starts with the bytes 3c 68 74 6d, but an IDX file of 3 dimensions"),
     ],
-    ids=["truncated", "not-gzip", "damaged"],
+    ids=["truncated", "damaged", "not-gzip"],
 )
 def test_bad_gzip(small: None, tmp_path: Path, damage: Callable[[bytes], bytes], says: str) -> None:
     write(tmp_path, gz(mnist_files()))
@@ -491,7 +519,10 @@ BAD = b"other bytes"
 GOOD_MD5 = hashlib.md5(GOOD).hexdigest()
 
 
-def test_good_download_is_cached(server: Server, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_good_download_is_cached(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(downloads, "on_terminal", lambda: True)
     server.files["/file.gz"] = GOOD
     path = downloads.fetch("file.gz", [server.url], GOOD_MD5, tmp_path / "new" / "folder")
     assert path == tmp_path / "new" / "folder" / "file.gz"
@@ -500,6 +531,14 @@ def test_good_download_is_cached(server: Server, tmp_path: Path, capfd: pytest.C
     assert downloads.fetch("file.gz", [server.url], GOOD_MD5, path.parent) == path
     assert server.requests == ["/file.gz"]
     assert os.listdir(path.parent) == ["file.gz"]
+
+
+def test_a_download_draws_no_bar_in_a_pipe(
+    server: Server, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    server.files["/file"] = GOOD
+    downloads.fetch("file", [server.url], GOOD_MD5, tmp_path)
+    assert "\r" not in capfd.readouterr().err
 
 
 def test_corrupt_download_is_refused(server: Server, tmp_path: Path) -> None:

@@ -177,3 +177,16 @@ def test_a_momentum_that_is_not_looked_at_turns_into_nan():
     assert torch.equal(found.nan_to_num(7), torch.where(found.isnan(), 7, momentum))
     (d,) = torch.autograd.grad(found[[0, 1, 5]].sum(), momentum)
     assert d.tolist() == [1, 1, 0, 0, 0, 1]
+
+
+@pytest.mark.parametrize("adjoint", ADJOINTS, ids=str)
+def test_trained_weights_own_their_memory(adjoint, tmp_path):
+    """12 numbers beside 100,000 others are saved as 12, not as a view of all."""
+    params = {"wide": torch.randn(1000, 100) / 30, "few": torch.randn(12, 1) / 3}
+
+    def loss(p, batch):
+        return (batch[0] @ p["wide"])[:, :12].mm(p["few"]).square().mean()
+
+    trained = minigtn.sgd(loss, params, (torch.randn(2, 3, 1000),), 0.1, adjoint=adjoint)
+    torch.save(trained["few"].detach(), tmp_path / "few.pt")
+    assert (tmp_path / "few.pt").stat().st_size < 4000

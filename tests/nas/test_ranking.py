@@ -14,6 +14,7 @@ from minigtn.nas import report
 from minigtn.nas.ranking import RankConfig, compare, measures, rank
 from minigtn.nas.scores import EstimatorConfig
 from minigtn.nas.tables import draw, read_scores, read_table
+from minigtn.runs.claim import claimed
 from tiny_space import TinySpace
 
 DIGITS = data.load("digits")
@@ -147,15 +148,65 @@ def test_fewer_networks_are_the_first_of_more(table):
         ("arch,accuracy\n0,1\n0,2\n", "line 3: 0 stands there twice"),
         (
             "arch,acc\n0,1\n",
-            "needs a column arch and a column one of mean_acc, cifar10_test, accuracy, but it has arch, acc",
+            "needs a column arch and a column one of mean_acc, cifar10_test, accuracy, each once and "
+            "separated by commas, but it has arch, acc",
         ),
         ("", "but it has none"),
+        ("arch;accuracy\n0;1\n", "separated by commas, but it has arch;accuracy"),
+        ("arch,accuracy,accuracy\n0,1,2\n", "each once"),
+        ("arch,accuracy\n", "has a header and no rows"),
+        ("arch,accuracy\n0,93,5\n", "line 2: 3 values for 2 columns; write each number with a decimal point"),
+        ("arch,accuracy\n0\n", "line 2: 1 values for 2 columns"),
+        ("arch,accuracy\n0,9_1\n", "accuracy '9_1' is no number"),
+        ('arch,accuracy\n"0,1\n', "is no CSV text in UTF-8 or UTF-16"),
+        ("arch,accuracy\n0," + 200_000 * "1" + "\n", "is no CSV text"),
     ],
 )
 def test_a_bad_table_is_one_sentence(tmp_path, text, sentence):
     (tmp_path / "bad.csv").write_text(text)
-    with pytest.raises(ValueError, match=sentence):
+    with pytest.raises(ValueError, match=sentence) as error:
         read_table(tmp_path / "bad.csv")
+    assert str(error.value).isprintable()
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le with a mark", "latin-1"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"], ids=["LF", "CRLF"])
+def test_a_table_as_spreadsheets_save_it(table, tmp_path, encoding, end):
+    text = table.read_text().replace("other", "Größe").replace("\n", end)
+    content = text.encode(encoding) if " " not in encoding else ("\ufeff" + text).encode("utf-16-le")
+    (tmp_path / "saved.csv").write_bytes(content)
+    if encoding == "latin-1":
+        with pytest.raises(ValueError, match=r"is no CSV text in UTF-8 or UTF-16 .*; save it as CSV again"):
+            read_table(tmp_path / "saved.csv")
+    else:
+        assert read_table(tmp_path / "saved.csv") == read_table(table)
+
+
+def test_spaces_and_empty_lines_do_no_harm(tmp_path):
+    (tmp_path / "a.csv").write_text(" arch , accuracy\n\n 0120 , 93.5 \n\n")
+    assert read_table(tmp_path / "a.csv", space=TinySpace()) == {"0120": 93.5}
+
+
+def test_a_missing_table_says_where_tables_come_from(tmp_path):
+    with pytest.raises(
+        FileNotFoundError, match=r"there is no table .*nothing.csv; write one as CSV with the col"
+    ) as e:
+        read_table(tmp_path / "nothing.csv")
+    assert "github.com/xiusu/NAS-Bench-Macro" in str(e.value)
+    with pytest.raises(OSError, match=r"cannot be read \(Is a directory\); give a CSV file"):
+        read_table(tmp_path)
+
+
+@pytest.mark.parametrize("bad", ["120", "1.20E+02", "012x", ""])
+def test_architectures_that_are_none_are_refused_before_anything_is_tuned(table, tmp_path, monkeypatch, bad):
+    """A spreadsheet makes 120 of 0120."""
+    text = table.read_text()
+    table.write_text(text.replace("\n0120,", f"\n{bad},"))
+    monkeypatch.setattr("minigtn.nas.scores.tune", lambda *_: pytest.fail("tuned"))
+    with pytest.raises(ValueError, match=r"table.csv, line 17: not an architecture") as error:
+        run(CONFIG, table, tmp_path / "run")
+    assert ("dropped its leading zeros: import the column as text" in str(error.value)) == (bad == "120")
+    assert not (tmp_path / "run").exists()
 
 
 # ---- ranking ----
@@ -237,3 +288,32 @@ def test_the_page_stands_alone_and_can_be_drawn_again(table, tmp_path):
 def test_bad_settings_are_one_sentence(changes, sentence):
     with pytest.raises(ValueError, match=sentence):
         replace(CONFIG, **changes)
+
+
+def test_a_curriculum_that_is_missing_is_refused_before_the_folder_is_begun(table, tmp_path, monkeypatch):
+    """Else the right command would be refused after the wrong one: other settings."""
+    monkeypatch.setattr("minigtn.nas.scores.tune", lambda *_: pytest.fail("tuned"))
+    forgot = replace(ESTIMATORS, curriculum="")
+    with pytest.raises(ValueError, match="gtn needs a curriculum"):
+        run(replace(CONFIG, estimators=("real", "gtn")), table, tmp_path / "run", forgot)
+    assert not (tmp_path / "run").exists()
+
+
+def test_scores_of_unknown_settings_and_damaged_ones_are_refused(table, tmp_path):
+    folder = tmp_path / "run"
+    few = replace(CONFIG, estimators=("params",), vote=())
+    run(few, table, folder)
+    scores = (folder / "scores.jsonl").read_text()
+    (folder / "scores.jsonl").write_text(scores.replace('"scores"', '"score"', 1))
+    with pytest.raises(ValueError, match=r"scores.jsonl, line 1, is damaged \(no scores of a network\)"):
+        run(few, table, folder)
+    (folder / "scores.jsonl").write_text("{" + scores)
+    with pytest.raises(ValueError, match=r"scores.jsonl, line 1, is damaged"):
+        run(few, table, folder)
+    (folder / "config.json").unlink()
+    with pytest.raises(
+        ValueError, match=r"holds scores.jsonl.* but no config.json.*; delete them, or use another"
+    ):
+        run(few, table, folder)
+    with claimed(folder), pytest.raises(ValueError, match="another process is at work in"):
+        run(few, table, folder)

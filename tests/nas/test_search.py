@@ -1,13 +1,8 @@
 """A search finishes exactly what was asked, each architecture once, whoever dies; the seed gives the same
 search."""
 
-import glob
-import os
-import pwd
-import shutil
-import socket
 import subprocess
-import tempfile
+import sys
 import time
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,6 +11,11 @@ from types import SimpleNamespace
 
 import optuna
 import pytest
+import sqlalchemy
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+from postgres import NoPostgres, postgres
 
 from minigtn import data
 from minigtn.nas.scores import EstimatorConfig, Score
@@ -266,6 +266,88 @@ def test_a_beating_worker_is_left_alone(workers, clock):
     assert b.states() == ["RUNNING"]
 
 
+def test_a_worker_whose_process_is_gone_is_noticed_at_once(workers, clock, monkeypatch):
+    a, b = workers
+    with subprocess.Popen(["true"]) as ended:
+        ended.wait()
+    with monkeypatch.context() as another:
+        another.setattr("os.getpid", lambda: ended.pid)
+        a.take("0120")
+    a.take("2222")
+    b.fail_lost(b.trials())
+    assert b.states() == ["FAIL", "RUNNING"]
+    assert b.trials()[0].user_attrs["error"] == "lost: its process is gone"
+    assert b.take(None).arch == "0120"
+
+
+def test_processes_of_another_host_are_not_looked_for(workers, clock, monkeypatch):
+    a, b = workers
+    monkeypatch.setattr("minigtn.nas.study._host", lambda: "elsewhere/1")
+    with subprocess.Popen(["true"]) as ended:
+        ended.wait()
+    with monkeypatch.context() as another:
+        another.setattr("os.getpid", lambda: ended.pid)
+        a.take("0120")
+    monkeypatch.setattr("minigtn.nas.study._host", lambda: "here/1")
+    b.fail_lost(b.trials())
+    assert b.states() == ["RUNNING"]
+
+
+def away(times):
+    """A call of the database that fails so often, then gives back its argument."""
+    calls = []
+
+    def call(x):
+        calls.append(x)
+        if len(calls) <= times:
+            raise sqlalchemy.exc.OperationalError(
+                "SELECT", {}, Exception("server closed the connection\nwhy")
+            )
+        return x
+
+    return call
+
+
+def test_a_server_that_goes_away_is_waited_for_and_no_beat_is_held_against_anyone(workers, monkeypatch):
+    a, b = workers
+    naps = []
+    clock = SimpleNamespace(monotonic=lambda: 100.0 * len(naps), sleep=naps.append)
+    monkeypatch.setattr("minigtn.nas.study.time", clock)
+    monkeypatch.setattr(b, "_url", "postgresql://server/db")
+    a.take("0120")
+    b.fail_lost(b.trials())
+    assert b._ask(away(3), 7) == 7
+    assert naps == [1.0] * 3
+    b.fail_lost(b.trials())  # 300 s later, without a beat that could be seen
+    assert b.states() == ["RUNNING"]
+    naps.append(0)
+    b.fail_lost(b.trials())
+    assert b.states() == ["FAIL"]
+
+
+@pytest.mark.parametrize("url", ["postgresql://me:secret@server/db", "sqlite:///s.db"])
+def test_a_database_that_stays_away_is_one_sentence(workers, monkeypatch, url):
+    a, _ = workers
+    monkeypatch.setattr("minigtn.nas.study.PATIENCE", 2.0)
+    monkeypatch.setattr("minigtn.nas.study.time", SimpleNamespace(sleep=lambda _: None))
+    monkeypatch.setattr(a, "_url", url)
+    with pytest.raises(
+        SearchStopped, match=r"database .* failed \(.*server closed the connection\).* goes on$"
+    ) as e:
+        a._ask(away(1 if "sqlite" in url else 99), 7)
+    assert "secret" not in str(e.value)
+    assert "\n" not in str(e.value)
+
+
+def test_a_curriculum_that_is_missing_leaves_no_study_behind(tmp_path):
+    """Else the right command would be refused after the wrong one: other settings."""
+    settings = config(tmp_path, estimator="gtn", trials=1)
+    with pytest.raises(ValueError, match="gtn needs a curriculum"):
+        run(settings)
+    assert not (tmp_path / "study.db").exists()
+    run(settings, estimators=replace(ESTIMATORS, curriculum="digits-10"))
+
+
 def test_a_study_keeps_its_settings(tmp_path):
     run(config(tmp_path, trials=1))
     with pytest.raises(ValueError, match=r"other settings \(seed: 0 -> 1\)"):
@@ -328,43 +410,9 @@ def test_postgresql_three_workers_one_killed_100_trials(tmp_path):
 
 @contextmanager
 def postgresql():
-    """The URL of a server of our own, on loopback, its files in a temporary folder; skips where there is
-    none."""
-    pg_ctl = shutil.which("pg_ctl") or max(glob.glob("/usr/lib/postgresql/*/bin/pg_ctl"), default=None)
-    if not pg_ctl:
-        pytest.skip("needs PostgreSQL's server (Debian: apt install postgresql)")
-    user = {}
-    root = Path(tempfile.mkdtemp(prefix="pg-"))  # every folder above pytest's own is closed to others
+    """The URL of a server of our own; skips where there is none."""
     try:
-        if os.geteuid() == 0:  # as whom PostgreSQL refuses to run
-            try:
-                user = {
-                    "user": pwd.getpwnam("postgres").pw_uid,
-                    "group": pwd.getpwnam("postgres").pw_gid,
-                    "extra_groups": [],
-                }
-            except KeyError:
-                pytest.skip("PostgreSQL does not run as root, and there is no user postgres to run it as")
-            os.chown(root, user["user"], user["group"])
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        options = f"-h 127.0.0.1 -p {port} -k {root} -F"
-
-        def server(*words):
-            subprocess.run(
-                [pg_ctl, "-D", root / "data", "-w", *words],
-                check=True,
-                cwd=root,
-                stdout=subprocess.DEVNULL,
-                **user,
-            )
-
-        server("initdb", "-s", "-o", "--auth=trust --username=minigtn --no-sync")
-        server("start", "-s", "-l", str(root / "log"), "-o", options)
-        try:
-            yield f"postgresql://minigtn@127.0.0.1:{port}/postgres"
-        finally:
-            server("stop", "-s", "-m", "immediate")
-    finally:
-        shutil.rmtree(root)
+        with postgres() as server:
+            yield server.url
+    except NoPostgres as reason:
+        pytest.skip(str(reason))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -14,12 +15,14 @@ import torch
 from minigtn.runs import files
 from minigtn.runs.files import (
     RUN_FILES,
+    CannotWrite,
     Metrics,
     environment,
     load_tensors,
     read_json,
     read_metrics,
     remove_run,
+    require_config,
     save_tensors,
     write_atomically,
     write_json,
@@ -37,8 +40,11 @@ def test_a_write_that_is_cut_short_leaves_the_old_file(
 
     with monkeypatch.context() as broken:
         broken.setattr(os, "fsync", power_cut)
-        with pytest.raises(OSError, match="power cut"):
+        with pytest.raises(
+            CannotWrite, match=r"file cannot be written \(power cut\): check it, or name another"
+        ):
             write_atomically(path, b"new" * 1000)
+    assert [p.name for p in path.parent.iterdir()] == ["file"]
     assert path.read_bytes() == b"old"
     write_atomically(path, b"new")
     assert path.read_bytes() == b"new"
@@ -51,7 +57,7 @@ def test_json_that_is_no_json_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "a.json", {"x": math.nan})
     assert read_json(tmp_path / "a.json")["y"] == "ä"
-    for content in (b"{", b"\xff\xfe"):
+    for content in (b"{", b"\xff\xfe", b'{"a": 1, "a": 2}', b'{"a": NaN}', b"[" * 100_000):
         (tmp_path / "a.json").write_bytes(content)
         with pytest.raises(ValueError, match=r"a.json is not valid JSON \("):
             read_json(tmp_path / "a.json")
@@ -161,3 +167,89 @@ def test_a_missing_part_is_one_sentence(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "checkpoint-3-1.safetensors").unlink()
     with pytest.raises(ValueError, match=r"is not a readable checkpoint .*; start afresh with --overwrite"):
         load_tensors(path)
+
+
+def test_a_full_disk_is_one_sentence_and_keeps_what_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    write_atomically(tmp_path / "file", "old")
+    metrics = Metrics(tmp_path / "metrics.jsonl", 0)
+    metrics.write({"step": 1})
+    sentence = (
+        r"cannot be written \(No space left on device\): make room there and go on; all that was written"
+    )
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "fsync", full)
+        with pytest.raises(CannotWrite, match=sentence):
+            write_atomically(tmp_path / "file", "new")
+    metrics._file.close()
+    metrics._file = Path("/dev/full").open("a")  # noqa: SIM115
+    with pytest.raises(CannotWrite, match=sentence):
+        metrics.write({"step": 2})
+    metrics.close()
+    assert (tmp_path / "file").read_text() == "old"
+    assert read_metrics(tmp_path / "metrics.jsonl") == [{"step": 1}]
+
+
+@pytest.mark.parametrize("flip", [0.3, 0.6, 0.95])
+def test_one_flipped_bit_in_a_checkpoint_is_seen(tmp_path: Path, flip: float) -> None:
+    path = tmp_path / "checkpoint.safetensors"
+    save_tensors(path, {"a": torch.zeros(5000)}, {"progress": {"step": 3}}, 3)
+    content = bytearray(path.read_bytes())
+    content[int(flip * len(content))] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="its content does not fit its digest"):
+        load_tensors(path)
+
+
+def test_a_checkpoint_of_views_is_as_small_as_its_numbers(tmp_path: Path) -> None:
+    whole = torch.randn(100_000)
+    save_tensors(tmp_path / "checkpoint.safetensors", {"a": whole[:12].view(3, 4), "b": whole[6:18]}, {}, 1)
+    assert (tmp_path / "checkpoint.safetensors").stat().st_size < 1000
+    found, _ = load_tensors(tmp_path / "checkpoint.safetensors")
+    assert found["b"].equal(whole[6:18])
+
+
+def test_metrics_that_are_damaged_in_the_middle_are_not_cut_there(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    for line in ('{"step": 2, "los', "7", '{"a": 1, "a": 2}'):
+        path.write_text(f'{{"step": 1}}\n{line}\n{{"step": 3}}\n')
+        with pytest.raises(
+            ValueError, match=r"metrics.jsonl, line 2, is damaged .*; mend it, or delete the file"
+        ):
+            Metrics(path, 3)
+        assert path.read_text().count("\n") == 3
+    path.write_text('{"step": 1}\n{"step": 2, "los\n')  # damaged, not torn: a torn line has no end
+    with pytest.raises(ValueError, match="line 2, is damaged"):
+        read_metrics(path)
+    path.write_text('{"step": "x"}\n{"step": 2}\n')
+    with pytest.raises(ValueError, match="a line without a number as its step"):
+        Metrics(path, 3)
+
+
+def test_a_kill_while_metrics_go_on_loses_no_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are written anew in one piece, not line by line."""
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(json.dumps({"step": i}) + "\n" for i in range(1, 9)))
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Metrics, "write", killed)
+    Metrics(path, 8).close()
+    assert [record["step"] for record in read_metrics(path)] == list(range(1, 9))
+
+
+def test_files_without_their_config_are_nobodys(tmp_path: Path) -> None:
+    assert not require_config(tmp_path, RUN_FILES, "use another --out")
+    (tmp_path / "result.json").touch()
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(
+        ValueError, match=r"holds result.json of a run, but no config.json.*; use another --out$"
+    ):
+        require_config(tmp_path, RUN_FILES, "use another --out")
+    (tmp_path / "config.json").touch()
+    assert require_config(tmp_path, RUN_FILES, "use another --out")

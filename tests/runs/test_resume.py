@@ -84,7 +84,7 @@ MOMENTS: dict[str, Callable[[Path], bool]] = {
     "before the first step": lambda folder: (folder / "config.json").exists(),
     "early, before a checkpoint": lambda folder: steps_done(folder) >= 3,
     "at a checkpoint": lambda folder: (
-        (folder / ".checkpoint.safetensors.part").exists() or steps_done(folder) >= 8
+        any(folder.glob(".checkpoint.safetensors.*.part")) or steps_done(folder) >= 8
     ),
     "in the middle": lambda folder: steps_done(folder) >= 14,
     "late": lambda folder: steps_done(folder) >= 23,

@@ -7,7 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from minigtn.runs.settings import at_least, differences, require_same
+from minigtn.config import RunConfig
+from minigtn.runs.settings import at_least, differences, from_dict, require_same, to_dict
 from tiny import TINY, tiny
 
 
@@ -63,3 +64,37 @@ def test_the_least_value_is_held(value: float) -> None:
     at_least(SimpleNamespace(steps=1), steps=1)
     with pytest.raises(ValueError, match=f"^meta.steps must be at least 1, not {value}$"):
         at_least(SimpleNamespace(steps=value), "meta.", steps=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("seed", "0", "RunConfig.seed must be int, not '0'"),
+        ("seed", True, "RunConfig.seed must be int, not True"),
+        ("seed", 1.5, "RunConfig.seed must be int, not 1.5"),
+        ("seed", None, "RunConfig.seed must be int, not None"),
+        (
+            "dataset",
+            "svhn",
+            "RunConfig.dataset must be one of digits, mnist, fashion-mnist, cifar10, not 'svhn'",
+        ),
+        ("learner", 5, "LearnerConfig has the settings"),
+        ("meta.lr", [1], r"MetaConfig.lr must be float, not \[1\]"),
+        ("meta.betas", [0.9], r"MetaConfig.betas must be tuple\[float, float\], not \[0.9\]"),
+        ("learner.channels", 5, r"LearnerConfig.channels must be tuple\[int, ...\], not 5"),
+        ("learner.channels", [5, "x"], "LearnerConfig.channels must be int, not 'x'"),
+    ],
+)
+def test_a_setting_of_another_type_is_named(name: str, value: object, sentence: str) -> None:
+    values = to_dict(TINY)
+    first, _, rest = name.partition(".")
+    (values[first] if rest else values)[rest or first] = value
+    with pytest.raises(ValueError, match=sentence):
+        from_dict(RunConfig, values)
+
+
+def test_a_whole_number_is_a_number() -> None:
+    values = to_dict(TINY)
+    values["meta"]["lr"] = 1
+    assert from_dict(RunConfig, values).meta.lr == 1
+    assert from_dict(RunConfig, to_dict(TINY)) == TINY

@@ -98,7 +98,7 @@ def test_a_table_is_made_once_and_goes_on(
     [
         (["colour"], 3, "the tables are curriculum, weight-norm, .*; given colour"),
         ([], 3, "given none"),
-        (["steps"], 1, "an interval needs at least 2 outer seeds, not 1"),
+        (["steps"], 0, "there must be at least 1 outer seed"),
     ],
 )
 def test_bad_input_is_one_sentence(
@@ -119,3 +119,18 @@ def test_a_folder_of_other_settings_is_refused(digits: Dataset, tmp_path: Path, 
 def test_the_paper_can_be_ablated() -> None:
     config = PRESETS["mnist-paper"]
     assert changed(config, TABLES["steps"].rows["T = 64"]).teacher.inner_steps == 64
+
+
+def test_one_seed_is_a_quick_look_without_an_interval(
+    digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = {"short": {"meta.outer_steps": 1}, "longer": {}}
+    monkeypatch.setitem(TABLES, "steps", Table("Is longer better?", rows, real_arm=True))
+    result = ablate.ablate(tiny(outer_steps=2), digits, ["steps"], 1, tmp_path)
+    first = result["tables"]["steps"][0]
+    assert [first[name] for name in ("interval", "difference_interval", "real_interval")] == [None] * 3
+    page = ablate.markdown(result)
+    assert "one outer seed: a quick look, without an interval, from which nothing follows" in page
+    assert "±" not in page
+    assert f"| short | {100 * first['accuracy']:.1f} |" in page
+    assert (tmp_path / "steps.png").read_bytes()[1:4] == b"PNG"

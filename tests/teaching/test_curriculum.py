@@ -90,7 +90,7 @@ def test_equal_content_is_the_same_file_byte_for_byte_and_holds_no_pickle(tmp_pa
     assert (tmp_path / "a").read_bytes() == (tmp_path / "deeper" / "b").read_bytes()
     with safe_open(tmp_path / "a", "pt") as file:
         assert set(file.keys()) == {"x", "y", "lr", "momentum"}
-        assert json.loads(file.metadata()["about"])["format"] == "minigtn curriculum 1"
+        assert json.loads(file.metadata()["about"])["format"] == "minigtn curriculum 2"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "deeper"]
 
 
@@ -126,7 +126,14 @@ BAD_FILES = {
     "torn": foreign(GOOD)[:-100],
     "no metadata": foreign(None),
     "metadata are no JSON": foreign({"about": "{"}),
-    "another format": foreign({"about": json.dumps({**ABOUT, "format": "minigtn curriculum 2"})}),
+    "another format": foreign({"about": json.dumps({**ABOUT, "format": "minigtn curriculum 3"})}),
+    "a digest is missing": foreign({"about": json.dumps({**ABOUT, "format": "minigtn curriculum 2"})}),
+    "a digest of something else": foreign({"about": json.dumps({**ABOUT, "digest": "0"})}),
+    "metadata are a list": foreign({"about": "[]"}),
+    "means are text": foreign({"about": json.dumps({**ABOUT, "mean": ["0", "1"]})}),
+    "names are one text": foreign({"about": json.dumps({**ABOUT, "class_names": 5})}),
+    "a std of nothing": foreign({"about": json.dumps({**ABOUT, "std": [1, 0]})}),
+    "whole numbers": foreign(GOOD, lr=torch.ones(4, dtype=torch.int64)),
     "no class names": foreign({"about": json.dumps({k: v for k, v in ABOUT.items() if k != "class_names"})}),
     "no momentum": foreign(GOOD, momentum=None),
     "wrong shape": foreign(GOOD, x=torch.zeros(4, 6)),
@@ -170,6 +177,33 @@ def test_bad_files_are_refused_in_one_sentence(kind: str, tmp_path: Path) -> Non
     with pytest.raises(ValueError, match=f"{path} is not a readable curriculum file") as caught:
         load_curriculum(path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("flip", [0.05, 0.5, 0.99])
+def test_one_flipped_bit_is_seen(tmp_path: Path, flip: float) -> None:
+    path = tmp_path / "file"
+    make().save(path)
+    content = bytearray(path.read_bytes())
+    content[int(flip * len(content))] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"{path} is not a readable curriculum file"):
+        load_curriculum(path)
+
+
+def test_provenance_with_numbers_as_keys_comes_back(tmp_path: Path) -> None:
+    dataclasses.replace(make(), provenance={10: "a", 9: [1, (2, 3)]}).save(tmp_path / "file")
+    assert load_curriculum(tmp_path / "file").provenance == {"10": "a", "9": [1, [2, 3]]}
+
+
+def test_a_curriculum_of_views_is_saved_as_its_numbers(tmp_path: Path) -> None:
+    """Also of views that overlap, which safetensors refuses."""
+    curriculum = make()
+    steps = torch.rand(100_000)
+    views = dataclasses.replace(curriculum, lr=steps[:4], momentum=steps[2:6])
+    views.save(tmp_path / "views")
+    curriculum.save(tmp_path / "own")
+    assert load_curriculum(tmp_path / "views").momentum.equal(steps[2:6])
+    assert (tmp_path / "views").stat().st_size == (tmp_path / "own").stat().st_size
 
 
 def test_a_missing_file_and_a_folder_without_one_are_refused(tmp_path: Path) -> None:
