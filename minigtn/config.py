@@ -46,17 +46,20 @@ class MetaConfig:
     learners: int = 1
     """Learners per outer step, each with weights and real batches of its own; their meta-gradients are
     averaged. Workers share them."""
-    sample_learners: Literal["none", "zoo", "nas-bench-macro", "nas-bench-201", "cells"] = "none"
+    sample_learners: Literal["none", "zoo", "ordinary", "nas-bench-macro", "nas-bench-201", "cells"] = "none"
     """Where every learner gets an architecture of its own from, so that the teacher generalizes: varied from
-    the run's (minigtn.networks.sampling), or drawn at random from a search space (minigtn.networks.spaces).
-    With none all have the run's."""
+    the run's (minigtn.networks.sampling), ordinary networks as torch users write them
+    (minigtn.networks.ordinary), or drawn at random from a search space (minigtn.networks.spaces). With none
+    all have the run's."""
+    sample_own: float = 1 / 3
+    """With ordinary networks: the share of the draws that take the run's own learner instead."""
     sample_after: int = 0
     """Outer steps before learners are sampled, in which all have the run's. Deep networks hardly teach a
     fresh teacher: a learner that is easily taught shows the way (docs/log.md). Validations always take
     sampled ones."""
     sample_pool: int = 0
-    """Architectures that sampled learners have, drawn once; 0: every learner has one of its own. With a pool
-    their steps can be compiled and captured, once for each."""
+    """Architectures that sampled learners have beside the run's own, drawn once; 0: every learner has one of
+    its own. With a pool their steps can be compiled and captured, once for each."""
     sample_channels: int = 0
     """Channels of the first stage of networks from a search space; 0 takes the space's own. Narrow ones are
     cheap to teach."""
@@ -92,6 +95,11 @@ class MetaConfig:
             sample_pool=0, sample_channels=0, sample_cells=0, block_size=1, valid_every=0, valid_learners=1,
             checkpoint_every=1, max_skipped=1,
         )  # fmt: skip
+        if not 0 <= self.sample_own < 1:
+            raise ValueError(
+                "meta.sample-own is the share of the draws that take the run's own learner, from 0 to below "
+                f"1 (for all of them: meta.sample-learners none), not {self.sample_own}"
+            )
         if self.sample_learners in spaces.SPACES:
             self.make_space()
         elif self.sample_channels or self.sample_cells:
@@ -131,7 +139,8 @@ class MetaConfig:
         """How many different ones the learners have; 0: any number."""
         if self.sample_learners == "none":
             return 1
-        return self.sample_pool + (self.sample_after > 0) if self.sample_pool else 0
+        own = self.sample_after > 0 or (self.sample_learners == "ordinary" and self.sample_own > 0)
+        return self.sample_pool + own if self.sample_pool else 0
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,7 @@ def accuracy_curves(cohort: Cohort, data: TrainingData, split: Split, every: int
         (data.x, data.y),
         data.lr,
         data.momentum,
-        optimizer=data.optimizer,
+        optimizer=cohort.fitted(data.optimizer, start),
         after_step=read,
     )
     return torch.stack(readings, 1)

@@ -54,8 +54,8 @@ class Curriculum:
     features, such as the observations of an agent · y: (T, B, K) class probabilities · lr, momentum: (T,) ·
     mean, std: per channel, of the pixels in [0, 1] that a real image is standardized with; per feature of a
     vector (an agent's curriculum has 0 and 1: it takes observations as they are) · provenance: where it came
-    from · optimizer: of the inner steps (sgd, adam or rmsprop, with torch's usual constants; momentum
-    is Adam's beta1). Memory: ``4 * T*B*C*H*W`` bytes.
+    from · optimizer: of the inner steps (sgd, adam, muadam or rmsprop, with torch's usual constants;
+    momentum is Adam's beta1). Memory: ``4 * T*B*C*H*W`` bytes.
     """
 
     x: Tensor
@@ -199,7 +199,7 @@ def teach(module: M, curriculum: Curriculum, after_step: Callable[[int], None] |
         raise ValueError("the module has no parameters that require grad: there is nothing to teach")
     device = parameters[0].device
     dtype = parameters[0].dtype
-    optimizer = OPTIMIZERS[curriculum.optimizer]
+    optimizer = OPTIMIZERS[curriculum.optimizer].fitted(p.shape for p in parameters)
     module = module.train()
     state = optimizer.start(torch.cat([p.detach().flatten() for p in parameters]))
     lrs, momenta = (part.to(device, dtype) for part in (curriculum.lr, curriculum.momentum))

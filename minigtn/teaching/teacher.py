@@ -58,9 +58,9 @@ class TeacherConfig:
     """Width of the generator's first layer."""
     channels: tuple[int, int] = (128, 64)
     """Channels of the generator at a quarter and at half of the image size."""
-    optimizer: Literal["sgd", "adam", "rmsprop"] = "sgd"
-    """The learner's optimizer; its momentum is Adam's beta1. Not with the adjoint 'reversible' but for
-    sgd."""
+    optimizer: Literal["sgd", "adam", "muadam", "rmsprop"] = "sgd"
+    """The learner's optimizer; its momentum is Adam's beta1. muadam is Adam with width-aware steps, for
+    learners of many widths. Not with the adjoint 'reversible' but for sgd."""
     lr: float = 0.02
     """Initial inner learning rate, learned per step within (1e-4, 10) on a logarithmic scale."""
     momentum: float = 0.5

@@ -57,7 +57,7 @@ def classifier(classes: int = 3) -> nn.Sequential:
 def test_a_file_knows_its_optimizer(tmp_path: Path, optimizer: str) -> None:
     dataclasses.replace(make(), optimizer=optimizer).save(tmp_path / "c.safetensors")
     assert load_curriculum(tmp_path / "c.safetensors").optimizer == optimizer
-    with pytest.raises(ValueError, match="a curriculum's optimizer is one of sgd, adam, rmsprop, not 'lion'"):
+    with pytest.raises(ValueError, match="a curriculum's optimizer is one of sgd, adam, muadam, rmsprop, not 'lion'"):
         dataclasses.replace(make(), optimizer="lion")
 
 
@@ -205,7 +205,7 @@ def test_standardize_brings_images_into_the_curriculums_units() -> None:
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
 @pytest.mark.parametrize("momentum", [None, (0.9, 0.0, 0.5, 0.9), (0.0, 0.9, 0.9, 0.0)])
-@pytest.mark.parametrize("optimizer", ["sgd", "adam", "rmsprop"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "muadam", "rmsprop"])
 def test_teach_takes_the_steps_of_the_inner_loop(
     dtype: torch.dtype, tolerance: float, momentum: tuple[float, ...] | None, optimizer: str
 ) -> None:
