@@ -155,6 +155,10 @@ class EvaluationConfig:
     """Grid of its momenta."""
     tuning_learners: int = 5
     """Fresh learners per grid point."""
+    transfer: int = 3
+    """Fresh ones of each ordinary network that no teacher met, in the transfer matrix of every run
+    (minigtn.networks.unmet): taught, and on real data with as many and with ten times the steps. At least 2;
+    0: no matrix."""
     more: int = 1
     """Real data are also given so many times the steps, tuned for that length, to see how many steps they
     need for the accuracy of the taught learner; 1: not."""
@@ -164,6 +168,11 @@ class EvaluationConfig:
             raise ValueError(
                 "evaluation needs learners >= 2 (for a spread), tuning_learners >= 1 and more >= 1 (times "
                 "the steps)"
+            )
+        if self.transfer < 0 or self.transfer == 1:
+            raise ValueError(
+                "evaluation.transfer is a number of fresh networks, at least 2 (for a spread), or 0 for no "
+                f"matrix, not {self.transfer}"
             )
         sound = [0 < lr < math.inf for lr in self.real_lrs] + [
             0 <= momentum < 1 for momentum in self.real_momenta
@@ -223,7 +232,9 @@ PRESETS: dict[str, RunConfig] = {
         learner=LearnerConfig(channels=(8,), pool_after=(1,), hidden=(), norm="batch", pool="average"),
         teacher=TeacherConfig(inner_steps=4, batch_size=20, z_size=8, dense=16, channels=(16, 8), lr=0.1),
         meta=MetaConfig(outer_steps=20, lr=0.02, valid_every=10, checkpoint_every=10),
-        evaluation=EvaluationConfig(learners=3, real_lrs=(0.1, 0.5), real_momenta=(0.5,), tuning_learners=2),
+        evaluation=EvaluationConfig(
+            learners=3, real_lrs=(0.1, 0.5), real_momenta=(0.5,), tuning_learners=2, transfer=0
+        ),
     ),
     "digits": RunConfig(
         learner=LearnerConfig(channels=(32, 64), hidden=(64,), norm="batch", pool="average"),
@@ -251,7 +262,12 @@ PRESETS: dict[str, RunConfig] = {
             checkpoint_every=10,
         ),
         evaluation=EvaluationConfig(
-            learners=3, real_lrs=(0.03, 0.1, 0.3), real_momenta=(0.5, 0.9), tuning_learners=1, more=4
+            learners=3,
+            real_lrs=(0.03, 0.1, 0.3),
+            real_momenta=(0.5, 0.9),
+            tuning_learners=1,
+            more=4,
+            transfer=0,
         ),
     ),
     "cifar10-small": RunConfig(

@@ -157,7 +157,8 @@ class _Run:
 
 def _page(run: _Run) -> str:
     figures = "".join((_accuracy(run), _schedules(run), _outer_loop(run), _tuning(run)))
-    body = f'{_header(run)}{_headline(run)}{_sheet(run)}<div class="grid">{figures}</div>{_settings(run)}'
+    parts = (_header(run), _headline(run), _sheet(run), f'<div class="grid">{figures}</div>')
+    body = "".join((*parts, _transfer(run), _settings(run)))
     return page.document(f"{run.config['dataset']}, {run.name}", body)
 
 
@@ -395,6 +396,41 @@ def _tuning(run: _Run) -> str:
     )
     table = f'<div class="scroll" tabindex="0"><table class="heat">{rows}</table></div>'
     return page.card("Tuning of the real-data arm", table, caption, note if arm["at_edge_of_grid"] else "")
+
+
+def _transfer(run: _Run) -> str:
+    """Ordinary networks that the teacher never met, where the result has them."""
+    if run.result is None or not run.result.get("transfer"):
+        return ""
+    matrix = run.result["transfer"]
+    few, many = (f"{matrix[name]:,}" for name in ("inner_steps", "more_steps"))
+    columns = ("taught", f"real, {few} steps", f"real, {many} steps")
+    rows = "<tr><th>network</th>" + "".join(f'<th scope="col">{name}</th>' for name in columns) + "</tr>"
+    better = 0
+    for name, row in matrix["rows"].items():
+        taught = row["taught"]["curriculum"]
+        better += taught["mean"] > row["real"]["mean"]
+        rows += f'<tr><th scope="row">{escape(name)}: {escape(row["about"])}</th>'
+        for cell in (taught, row["real"], row["real_more"]):
+            best = ' class="best"' if cell is taught and taught["mean"] > row["real"]["mean"] else ""
+            with_what = f" ({cell['optimizer']}, {cell['lr']:g})" if "optimizer" in cell else ""
+            shown = f"{_percent(cell['mean'])} ± {_percent(cell['std'])}{with_what}"
+            rows += f'<td style="--heat:{cell["mean"]:.3f}"{best}>{shown}</td>'
+        rows += "</tr>"
+    means = [
+        sum(row[arm]["mean"] for row in matrix["rows"].values()) / len(matrix["rows"])
+        for arm in ("real", "real_more")
+    ]
+    taught = sum(row["taught"]["curriculum"]["mean"] for row in matrix["rows"].values()) / len(matrix["rows"])
+    caption = (
+        f"Test accuracy of torch modules that the teacher never met, after {few} steps: {_percent(taught)} in "
+        f"the mean, {_percent(means[0])} on real data with as many steps and {_percent(means[1])} with "
+        f"{many}. {better} of {len(matrix['rows'])} learn more from the curriculum than from as many real "
+        f"steps. Mean ± 1 standard deviation over n = {matrix['n_learners']} fresh networks each; on real data "
+        "SGD or Adam and its rate as they did best for that network on validation data."
+    )
+    table = f'<div class="scroll" tabindex="0"><table class="heat">{rows}</table></div>'
+    return page.card("Networks never met", table, caption)
 
 
 def _settings(run: _Run) -> str:

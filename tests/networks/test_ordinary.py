@@ -139,9 +139,7 @@ def test_the_meta_gradient_flows_through_every_kind(seed: int) -> None:
         leaf = x.clone().requires_grad_()
         start = learner.init(seed, dtype=torch.float64)
         optimizer = minigtn.MuAdam(eps=1e-3)
-        _, losses = minigtn.sgd(
-            loss, start, (leaf, y), 0.01, 0.5, adjoint, Readout(loss, real, 3), optimizer
-        )
+        _, losses = minigtn.sgd(loss, start, (leaf, y), 0.01, 0.5, adjoint, Readout(loss, real, 3), optimizer)
         found.append(torch.autograd.grad(losses.sum(), leaf)[0])
     assert (found[0].flatten(2).norm(dim=2) > 0).all(), learner.make  # every image of every step counts
     torch.testing.assert_close(found[1], found[0], rtol=1e-8, atol=1e-12)

@@ -15,7 +15,7 @@ from minigtn.networks.learners import Learner
 from minigtn.outer import meta_gradient
 from minigtn.outer.batched import Cohort
 from minigtn.outer.loop import MetaTraining
-from minigtn.outer.meta_gradient import estimated_bytes, learner_for, meta_loss, real_readout
+from minigtn.outer.meta_gradient import base_learner, estimated_bytes, learner_for, meta_loss, real_readout
 from minigtn.runs.seeds import Purpose, seed_for
 from minigtn.teaching.teacher import VARIANTS, Teacher, variant
 from tiny import LEARNER, META, TEACHER, tiny
@@ -62,7 +62,10 @@ def test_meta_gradient_is_that_of_finite_differences(digits: Dataset, name: str)
     assert slope == pytest.approx(difference, rel=1e-5)
 
 
-@pytest.mark.parametrize("settings", [{}, {"optimizer": "adam", "lr": 0.003}, {"images": "pixels"}])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, *({"optimizer": name, "lr": 0.003} for name in ("adam", "muadam")), {"images": "pixels"}],
+)
 def test_learners_in_one_pass_give_the_mean_of_their_meta_gradients(
     digits: Dataset, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
