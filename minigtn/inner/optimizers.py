@@ -127,8 +127,8 @@ class Adam(Optimizer):
 class MuAdam(Adam):
     """:class:`Adam` with width-aware steps, for learners of all widths. The state is (w, m, s, c1, c2, r).
 
-    Each weight moves with the learning rate ``lr * r``. The rule: ``r = base / fan_in`` for a parameter of two
-    axes or more, whose fan_in is the product of all axes but the first (torch's layout of dense and
+    Each weight moves with the learning rate ``lr * r``. The rule: ``r = base / fan_in`` for a parameter of
+    two axes or more, whose fan_in is the product of all axes but the first (torch's layout of dense and
     convolutional weights), and ``r = 1`` for vectors and scalars (biases, scales of normalizations).
 
     Source: Yang & Hu et al. 2022, "Tensor Programs V" (arXiv 2203.03466), table 3, the learning rates of

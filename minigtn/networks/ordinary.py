@@ -1,15 +1,17 @@
-"""A pool of ordinary networks for the outer loop: plain feed-forward classifiers as users of torch write them.
+"""A pool of ordinary networks for the outer loop: plain feed-forward classifiers as torch users write them.
 
     learner = sample(seed, image_shape=(1, 28, 28), n_classes=10)
 
 A teacher that has met one architecture teaches that one; one that has met many of these teaches others, too.
 Families that curricula are judged on never enter the pool, so that the judgement is of networks never met:
-residual, depthwise, mixer, attention, and LeNet (saturating activations, two dense layers after convolutions).
+residual, depthwise, mixer, attention, and LeNet (saturating activations; two hidden dense layers after
+convolutions).
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -69,7 +71,7 @@ class Ordinary:
         layers += [nn.AdaptiveAvgPool2d(1)] if self.global_pool else []
         layers += [nn.Flatten()]
         widths = (self.features, *self.hidden)
-        for before, after in zip(widths[:-1], widths[1:], strict=True):
+        for before, after in itertools.pairwise(widths):
             layers += [nn.Linear(before, after)]
             layers += [] if self.channels else _norm1d(self.norm, after)
             layers += [activation()]
@@ -102,7 +104,7 @@ class Ordinary:
             at = self.sides[i + 1] if self.down == "stride" else self.sides[i]
             total += self.kernel**2 * inside[i] * out * math.prod(at)
         widths = (self.features, *self.hidden, self.n_classes)
-        return total + sum(a * b for a, b in zip(widths[:-1], widths[1:], strict=True))
+        return total + sum(a * b for a, b in itertools.pairwise(widths))
 
 
 def draw(seed: int, image_shape: tuple[int, int, int], n_classes: int) -> Ordinary:

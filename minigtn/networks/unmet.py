@@ -1,5 +1,5 @@
-"""Ordinary torch networks that curricula are judged on, :data:`UNMET`: as their users write them, with torch's
-own initialization, buffers and running statistics included. No teacher meets them."""
+"""Ordinary torch networks that curricula are judged on, :data:`UNMET`: as their users write them, with
+torch's own initialization, buffers and running statistics included. No teacher meets them."""
 
 from __future__ import annotations
 

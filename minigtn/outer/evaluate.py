@@ -1,8 +1,8 @@
 """How good is a curriculum? Fresh learners on it, beside fresh learners on real data with tuned step sizes.
 
 Validation data choose (the teacher, the real arm's learning rate and momentum); test data are read once, by
-:func:`final_evaluation` (and by :mod:`minigtn.outer.modules` and :func:`minigtn.outer.transfer.transfer`, the same
-judgement with other learners).
+:func:`final_evaluation` (and by :mod:`minigtn.outer.modules` and :func:`minigtn.outer.transfer.transfer`, the
+same judgement with other learners).
 """
 
 from __future__ import annotations

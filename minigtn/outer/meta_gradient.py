@@ -21,8 +21,8 @@ from minigtn.inner.adjoints import Adjoint
 from minigtn.inner.memory import memory_bytes, saved_bytes
 from minigtn.inner.optimizers import OPTIMIZERS
 from minigtn.inner.training import Params, Readout, sgd
-from minigtn.networks.learners import Classifier, InBfloat16, Learner, LearnerLoss
 from minigtn.networks import ordinary
+from minigtn.networks.learners import Classifier, InBfloat16, Learner, LearnerLoss
 from minigtn.networks.sampling import from_space, sample
 from minigtn.outer.batched import Cohort, most_together
 from minigtn.runs.devices import sent

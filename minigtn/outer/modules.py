@@ -3,8 +3,8 @@
 
     rows = judged(config, data, curriculum)
 
-The networks are those of :mod:`minigtn.networks.unmet`. The real-data arm is torch's SGD or Adam, whichever is
-better on validation data, with as many steps and with ``MORE`` times as many.
+The networks are those of :mod:`minigtn.networks.unmet`. The real-data arm is torch's SGD or Adam, whichever
+is better on validation data, with as many steps and with ``MORE`` times as many.
 """
 
 from __future__ import annotations

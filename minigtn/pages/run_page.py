@@ -423,11 +423,11 @@ def _transfer(run: _Run) -> str:
     ]
     taught = sum(row["taught"]["curriculum"]["mean"] for row in matrix["rows"].values()) / len(matrix["rows"])
     caption = (
-        f"Test accuracy of torch modules that the teacher never met, after {few} steps: {_percent(taught)} in "
-        f"the mean, {_percent(means[0])} on real data with as many steps and {_percent(means[1])} with "
+        f"Test accuracy of torch modules that the teacher never met, after {few} steps: {_percent(taught)} "
+        f"in the mean, {_percent(means[0])} on real data with as many steps and {_percent(means[1])} with "
         f"{many}. {better} of {len(matrix['rows'])} learn more from the curriculum than from as many real "
-        f"steps. Mean ± 1 standard deviation over n = {matrix['n_learners']} fresh networks each; on real data "
-        "SGD or Adam and its rate as they did best for that network on validation data."
+        f"steps. Mean ± 1 standard deviation over n = {matrix['n_learners']} fresh networks each; on real "
+        "data SGD or Adam and its rate as they did best for that network on validation data."
     )
     table = f'<div class="scroll" tabindex="0"><table class="heat">{rows}</table></div>'
     return page.card("Networks never met", table, caption)

@@ -13,8 +13,8 @@ import minigtn
 from minigtn import Checkpointed, Readout, Unrolled
 from minigtn.networks import ordinary
 from minigtn.networks.families import LEARNERS
-from minigtn.networks.learners import LearnerConfig
 from minigtn.networks.layers import cross_entropy
+from minigtn.networks.learners import LearnerConfig
 from minigtn.networks.ordinary import MOST_MULTIPLY_ADDS, draw, sample
 
 SEEDS = range(600)

@@ -15,11 +15,10 @@ from minigtn import Curriculum, data
 from minigtn.config import EvaluationConfig, RunConfig
 from minigtn.data.datasets import Dataset, Split
 from minigtn.networks.families import LEARNERS
-from minigtn.outer import evaluate
+from minigtn.outer import evaluate, transfer
 from minigtn.outer.evaluate import real_batches, real_curves, taught_curves
-from minigtn.runs.seeds import Purpose, seed_for
-from minigtn.outer import transfer
 from minigtn.outer.transfer import table
+from minigtn.runs.seeds import Purpose, seed_for
 from tiny import LEARNER, TINY
 
 GRID = EvaluationConfig(learners=2, real_lrs=(0.01, 0.1, 0.3), real_momenta=(0.5,), tuning_learners=1)
