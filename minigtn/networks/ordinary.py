@@ -29,7 +29,7 @@ Norm = Literal["none", "batch", "group", "layer", "instance"]
 ACTIVATIONS: dict[Activation, type[nn.Module]] = {
     "relu": nn.ReLU, "leaky-relu": nn.LeakyReLU, "gelu": nn.GELU, "silu": nn.SiLU, "elu": nn.ELU,
 }  # fmt: skip
-MOST_MULTIPLY_ADDS = 1_000_000  # of one image, there; what is larger is made narrower
+MOST_MULTIPLY_ADDS = 300_000  # of one image, there; what is larger is made narrower
 STEP = 4  # channels come in multiples of it: the size of a group in group normalization
 
 
