@@ -32,7 +32,7 @@ from minigtn.agents.teacher import StateTeacher
 from minigtn.agents.training import AgentTraining
 from minigtn.runs.files import environment, write_json
 from minigtn.runs.seeds import seed_for
-from minigtn.teaching.curriculum import Curriculum, load_curriculum, teach
+from minigtn.teaching.curriculum import Curriculum, load_curriculum
 
 SMALL_OUTER = OuterConfig(
     outer_steps=2, tries=2, policies=2, episodes=2, valid_every=2, valid_policies=2, valid_episodes=2
@@ -259,7 +259,7 @@ def cloning(config: AgentConfig, curriculum: Curriculum) -> Curriculum:
     """As many states, drawn from episodes of a policy that solves the environment, with its actions; T steps
     with the best of a grid of lr and momentum on validation policies."""
     env = config.make_env()
-    expert = teach(judging.fresh_policies(config, config.policy, 1)[0], curriculum)
+    expert = judging.taught(judging.fresh_policies(config, config.policy, 1)[0], curriculum)
     T, B, _ = curriculum.x.shape
     rng = torch.Generator().manual_seed(config.seed)
     episodes = play(Simulation(env, 32, rng), greedy(of_modules([expert])), env.limit)

@@ -20,7 +20,8 @@ from minigtn.outer.loop import MetaTraining
 from minigtn.outer.run import train
 from minigtn.pages.run_page import export
 from minigtn.pages.run_page import write as write_report
-from minigtn.teaching.curriculum import Curriculum, TrainingData, load_curriculum, teach
+from minigtn.teaching.curriculum import Curriculum, TrainingData, load_curriculum
+from minigtn.teaching.teach import Taught, teach
 from minigtn.teaching.teacher import VARIANTS, Teacher, TeacherConfig, variant
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "RealTraining",
     "Reversible",
     "RunConfig",
+    "Taught",
     "TaughtTraining",
     "Teacher",
     "TeacherConfig",

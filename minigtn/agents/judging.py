@@ -5,9 +5,10 @@ Nothing of the training's fast path is used here: not its policies, not its envi
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -19,7 +20,8 @@ from minigtn.agents.environments import Environment
 from minigtn.agents.policies import PolicyConfig
 from minigtn.agents.rollout import Gymnasium, Simulation, greedy, of_modules, play
 from minigtn.runs.seeds import seed_for
-from minigtn.teaching.curriculum import Curriculum, teach
+from minigtn.teaching.curriculum import Curriculum
+from minigtn.teaching.teach import teach
 
 FIRST_SEEDS = 2**31  # gymnasium takes seeds below 2**32; each call uses n from here on
 
@@ -29,6 +31,15 @@ def fresh_policies(config: AgentConfig, policy: PolicyConfig, n: int) -> list[nn
     env = config.make_env()
     seeds = [seed_for(config.seed, purpose.JUDGED, i) for i in range(n)]
     return [policy.module(len(env.features), env.n_actions, seed) for seed in seeds]
+
+
+def taught(
+    module: nn.Module, curriculum: Curriculum, after_step: Callable[[int], None] | None = None
+) -> nn.Module:
+    """The module, taught with the learned step sizes; one that they ruin counts as not taught."""
+    with contextlib.suppress(FloatingPointError):  # the module is as it was, then
+        teach(module, curriculum, "learned", after_step=after_step)
+    return module
 
 
 def returns_in_gymnasium(modules: Sequence[nn.Module], env: Environment, episodes: int, seed: int) -> Tensor:
@@ -51,12 +62,14 @@ def curve(
     modules."""
     stages: list[list[nn.Module]] = [[] for _ in range(len(curriculum.x) + 1)]
     for module in modules:
-        stages[0].append(copy.deepcopy(module))
+        of_module = [copy.deepcopy(module)] * len(stages)
 
-        def keep(t: int, module: nn.Module = module) -> None:
-            stages[t].append(copy.deepcopy(module))
+        def keep(t: int, module: nn.Module = module, of_module: list[nn.Module] = of_module) -> None:
+            of_module[t] = copy.deepcopy(module)
 
-        teach(module, curriculum, keep)
+        taught(module, curriculum, keep)
+        for stage, kept in zip(stages, of_module, strict=True):
+            stage.append(kept)
     rows = []
     for stage in stages:
         running = Simulation(env, len(modules) * episodes, torch.Generator().manual_seed(seed))
@@ -82,7 +95,7 @@ def judge(
     modules = fresh_policies(config, policy or config.policy, config.judge.policies)
     started = time.perf_counter()
     for module in modules:
-        teach(module, curriculum)
+        taught(module, curriculum)
     seconds = (time.perf_counter() - started) / len(modules)
     seed = FIRST_SEEDS + seed_for(config.seed, purpose.JUDGED_EPISODES, 0) % 2**30
     each = returns_in_gymnasium(modules, env, config.judge.episodes, seed)

@@ -17,6 +17,7 @@ from torch import nn
 from minigtn.agents import config as purpose
 from minigtn.agents.animation import animate
 from minigtn.agents.config import AgentConfig
+from minigtn.agents.judging import taught
 from minigtn.agents.maps import PLANES, decision_map
 from minigtn.agents.runs import read_config
 from minigtn.pages import page
@@ -24,7 +25,7 @@ from minigtn.pages.figures import PALETTES, Line, Panel, smooth, svg
 from minigtn.runs.files import read_json, read_metrics, write_atomically
 from minigtn.runs.seeds import seed_for
 from minigtn.runs.settings import to_dict
-from minigtn.teaching.curriculum import Curriculum, load_curriculum, teach
+from minigtn.teaching.curriculum import Curriculum, load_curriculum
 
 WINDOW = 11  # outer steps that a smoothed curve averages over
 
@@ -56,7 +57,7 @@ def taught_policy(config: AgentConfig, curriculum: Curriculum) -> nn.Module:
     """The first of the judged policies, taught."""
     env = config.make_env()
     module = config.policy.module(len(env.features), env.n_actions, seed_for(config.seed, purpose.JUDGED, 0))
-    return teach(module, curriculum).eval()
+    return taught(module, curriculum).eval()
 
 
 def _header(config: AgentConfig, records: list[dict[str, Any]], result: dict[str, Any] | None) -> str:

@@ -10,13 +10,11 @@ On the command line it is ``minigtn train``, ``report`` and ``export``; in Pytho
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import torch
-import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -182,43 +180,3 @@ def load_curriculum(path_or_name: str | Path) -> Curriculum:
         raise ValueError(
             f"{path} is not a readable curriculum file ({error}); make one with minigtn train or export"
         ) from error
-
-
-@torch.enable_grad()
-def teach(module: M, curriculum: Curriculum, after_step: Callable[[int], None] | None = None) -> M:
-    """Train ``module`` in place on the curriculum, once through: T steps of its optimizer with the learned lr
-    and momentum.
-
-    ``module`` maps images (B, C, H, W), or vectors (B, C), to logits (B, K), on any device; it should be
-    freshly initialized, as the learners in meta-training were. ``after_step(t)``, t = 1..T, may measure it.
-    Returns the module, in training mode. Cost: T steps of training.
-    Raises ValueError where the module's logits do not fit the classes.
-    """
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    if not parameters:
-        raise ValueError("the module has no parameters that require grad: there is nothing to teach")
-    device = parameters[0].device
-    dtype = parameters[0].dtype
-    optimizer = OPTIMIZERS[curriculum.optimizer].fitted(p.shape for p in parameters)
-    module = module.train()
-    state = optimizer.start(torch.cat([p.detach().flatten() for p in parameters]))
-    lrs, momenta = (part.to(device, dtype) for part in (curriculum.lr, curriculum.momentum))
-    for t, (x, y) in enumerate(zip(curriculum.x, curriculum.y, strict=True)):
-        logits = module(x.to(device, dtype))
-        if logits.shape != y.shape:
-            raise ValueError(
-                f"the module returned {tuple(logits.shape)} for a batch whose labels are {tuple(y.shape)} "
-                "(batch, classes)"
-            )
-        loss = F.cross_entropy(logits, y.to(device, dtype))
-        g = torch.cat(
-            [part.flatten() for part in torch.autograd.grad(loss, parameters, materialize_grads=True)]
-        )
-        state = optimizer.step(state, g, lrs[t], momenta[t])
-        with torch.no_grad():
-            for p, part in zip(parameters, state[0].split([p.numel() for p in parameters]), strict=True):
-                p.copy_(part.view_as(p))
-        if after_step is not None:
-            after_step(t + 1)
-            module.train()
-    return module
