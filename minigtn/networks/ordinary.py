@@ -30,6 +30,7 @@ ACTIVATIONS: dict[Activation, type[nn.Module]] = {
     "relu": nn.ReLU, "leaky-relu": nn.LeakyReLU, "gelu": nn.GELU, "silu": nn.SiLU, "elu": nn.ELU,
 }  # fmt: skip
 MOST_MULTIPLY_ADDS = 300_000  # of one image, there; what is larger is made narrower
+LEAST = 8  # channels, before a network gives up its 5x5 kernels and then becomes narrower still
 STEP = 4  # channels come in multiples of it: the size of a group in group normalization
 
 
@@ -116,8 +117,9 @@ def draw(seed: int, image_shape: tuple[int, int, int], n_classes: int) -> Ordina
     in 7), group, layer or instance; then flattened with one hidden layer, or none, or averaged over all
     positions. ReLU (3 in 7), leaky ReLU, GELU, SiLU or ELU.
 
-    Images of any size from 2x2; sides above 8 are halved once at least, and never below 2. Channels are
-    scaled down until an image costs ``MOST_MULTIPLY_ADDS`` at most, or they are at ``STEP``.
+    Images of any size from 2x2; sides above 8 are halved once at least, and never below 2. Networks are made
+    narrower, and their kernels smaller, until an image costs ``MOST_MULTIPLY_ADDS``; those of large images may
+    cost more even so.
     """
     numbers = iter(np.random.SeedSequence(seed).generate_state(16, np.uint64).tolist())
 
@@ -147,15 +149,23 @@ def draw(seed: int, image_shape: tuple[int, int, int], n_classes: int) -> Ordina
     found = Ordinary(
         image_shape, n_classes, channels, halvings, kernel, down, norm, activation, hidden, global_pool
     )
-    while found.multiply_adds > MOST_MULTIPLY_ADDS and max(found.channels) > STEP:
-        narrower = tuple(max(STEP, c * 3 // 4 // STEP * STEP) for c in found.channels)
-        found = dataclasses.replace(found, channels=narrower)
-    return found
+    return _affordable(found)
 
 
 def sample(seed: int, image_shape: tuple[int, int, int], n_classes: int) -> ModuleLearner:
     """The network of :func:`draw` as a learner."""
     return ModuleLearner(draw(seed, image_shape, n_classes), image_shape)
+
+
+def _affordable(found: Ordinary) -> Ordinary:
+    """The network, or a narrower one like it within ``MOST_MULTIPLY_ADDS``."""
+    for kernel, least in ((found.kernel, LEAST), (3, LEAST), (3, STEP)):
+        if found.multiply_adds > MOST_MULTIPLY_ADDS:
+            found = dataclasses.replace(found, kernel=kernel)
+        while found.multiply_adds > MOST_MULTIPLY_ADDS and max(found.channels) > least:
+            narrower = tuple(min(c, max(least, c * 3 // 4 // STEP * STEP)) for c in found.channels)
+            found = dataclasses.replace(found, channels=narrower)
+    return found
 
 
 def _most_halvings(image_shape: tuple[int, int, int]) -> int:

@@ -211,8 +211,8 @@ class Teacher(nn.Module):
         if given != wanted or not curriculum.y.argmax(-1).equal(self.classes.argmax(-1)):
             raise ValueError(
                 f"the curriculum {source!r} holds {given} images, and this teacher makes {wanted}, image i "
-                f"of class i mod {self.n_classes} in every batch; set inner_steps, batch_size and the data set "
-                "to those of the curriculum"
+                f"of class i mod {self.n_classes} in every batch; set inner_steps, batch_size and the data "
+                "set to those of the curriculum"
             )
         return torch.atanh((curriculum.x / 2).clamp(-START_MAX, START_MAX))
 
