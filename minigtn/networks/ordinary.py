@@ -118,8 +118,8 @@ def draw(seed: int, image_shape: tuple[int, int, int], n_classes: int) -> Ordina
     positions. ReLU (3 in 7), leaky ReLU, GELU, SiLU or ELU.
 
     Images of any size from 2x2; sides above 8 are halved once at least, and never below 2. Networks are made
-    narrower, and their kernels smaller, until an image costs ``MOST_MULTIPLY_ADDS``; those of large images may
-    cost more even so.
+    narrower, and their kernels smaller, until an image costs ``MOST_MULTIPLY_ADDS``; those of large images
+    may cost more even so.
     """
     numbers = iter(np.random.SeedSequence(seed).generate_state(16, np.uint64).tolist())
 

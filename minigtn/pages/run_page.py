@@ -403,31 +403,32 @@ def _transfer(run: _Run) -> str:
     if run.result is None or not run.result.get("transfer"):
         return ""
     matrix = run.result["transfer"]
+    networks = matrix["rows"]
     few, many = (f"{matrix[name]:,}" for name in ("inner_steps", "more_steps"))
-    columns = ("taught", f"real, {few} steps", f"real, {many} steps")
-    rows = "<tr><th>network</th>" + "".join(f'<th scope="col">{name}</th>' for name in columns) + "</tr>"
-    better = 0
-    for name, row in matrix["rows"].items():
-        taught = row["taught"]["curriculum"]
-        better += taught["mean"] > row["real"]["mean"]
+    arms = {
+        "taught": {name: row["taught"]["curriculum"] for name, row in networks.items()},
+        f"real, {few} steps": {name: row["real"] for name, row in networks.items()},
+        f"real, {many} steps": {name: row["real_more"] for name, row in networks.items()},
+    }
+    taught, real, _ = arms.values()
+    better = [name for name in networks if taught[name]["mean"] > real[name]["mean"]]
+    rows = "<tr><th>network</th>" + "".join(f'<th scope="col">{arm}</th>' for arm in arms) + "</tr>"
+    for name, row in networks.items():
         rows += f'<tr><th scope="row">{escape(name)}: {escape(row["about"])}</th>'
-        for cell in (taught, row["real"], row["real_more"]):
-            best = ' class="best"' if cell is taught and taught["mean"] > row["real"]["mean"] else ""
-            with_what = f" ({cell['optimizer']}, {cell['lr']:g})" if "optimizer" in cell else ""
-            shown = f"{_percent(cell['mean'])} ± {_percent(cell['std'])}{with_what}"
+        for arm, cells in arms.items():
+            cell = cells[name]
+            best = ' class="best"' if arm == "taught" and name in better else ""
+            sizes = f" ({cell['optimizer']}, {cell['lr']:g})" if "optimizer" in cell else ""
+            shown = f"{_percent(cell['mean'])} ± {_percent(cell['std'])}{sizes}"
             rows += f'<td style="--heat:{cell["mean"]:.3f}"{best}>{shown}</td>'
         rows += "</tr>"
-    means = [
-        sum(row[arm]["mean"] for row in matrix["rows"].values()) / len(matrix["rows"])
-        for arm in ("real", "real_more")
-    ]
-    taught = sum(row["taught"]["curriculum"]["mean"] for row in matrix["rows"].values()) / len(matrix["rows"])
+    means = [_percent(float(np.mean([cell["mean"] for cell in cells.values()]))) for cells in arms.values()]
     caption = (
-        f"Test accuracy of torch modules that the teacher never met, after {few} steps: {_percent(taught)} "
-        f"in the mean, {_percent(means[0])} on real data with as many steps and {_percent(means[1])} with "
-        f"{many}. {better} of {len(matrix['rows'])} learn more from the curriculum than from as many real "
-        f"steps. Mean ± 1 standard deviation over n = {matrix['n_learners']} fresh networks each; on real "
-        "data SGD or Adam and its rate as they did best for that network on validation data."
+        f"Test accuracy of torch modules that the teacher never met, after {few} steps: {means[0]} in the "
+        f"mean, {means[1]} on real data with as many steps and {means[2]} with {many}. {len(better)} of "
+        f"{len(networks)} (outlined) learn more from the curriculum than from as many real steps. Mean ± 1 "
+        f"standard deviation over n = {matrix['n_learners']} fresh networks each; on real data SGD or Adam "
+        "and its rate as they did best for that network on validation data."
     )
     table = f'<div class="scroll" tabindex="0"><table class="heat">{rows}</table></div>'
     return page.card("Networks never met", table, caption)

@@ -157,8 +157,8 @@ def test_what_does_not_fit_is_refused(digits: Dataset, curricula: dict[str, Curr
         match=r"'one' teaches 10 classes of \(1, 28, 28\) images, but digits has 10 of \(1, 8, 8\)",
     ):
         transfer.transfer(CONFIG, digits, {"one": large})
-    with pytest.raises(ValueError, match=r"no learner resnet; the learners are base, wide"):
-        transfer.transfer(CONFIG, digits, curricula, names=["base", "resnet"])
+    with pytest.raises(ValueError, match=r"no learner vgg; the learners are base, wide"):
+        transfer.transfer(CONFIG, digits, curricula, names=["base", "vgg"])
     with pytest.raises(ValueError, match="at least 1"):
         transfer.transfer(CONFIG, digits, curricula, more=0)
 

@@ -277,7 +277,7 @@ def test_networks_never_met_have_a_table(tmp_path: Path) -> None:
     assert (
         "after 4 steps: 50.6% in the mean, 50.0% on real data with as many steps and 87.5% with 40." in text
     )
-    assert "1 of 2 learn more from the curriculum than from as many real steps" in text
+    assert "1 of 2 (outlined) learn more from the curriculum than from as many real steps" in text
     assert "n = 3 fresh networks each" in text
     assert page.read_text().count('" class="best">81.2%') == 1
     assert '" class="best">20.0%' not in page.read_text()
