@@ -66,7 +66,10 @@ def check_9_taught_accuracy(taught_accuracy: Function) -> None:
     if not lessons:
         raise Hint("the module has not been taught: minigtn.teach(module, curriculum) comes first")
     if len(lessons) > T:
-        raise Hint(f"the curriculum has {T} steps and is shown once; this module saw {len(lessons)}")
+        raise Hint(
+            f"the curriculum has {T} steps and is shown once, with the same step sizes for every network "
+            f'(lr="learned"); this module saw {len(lessons)}'
+        )
     exam, training = pupil.seen[-1]
     if torch.equal(exam, lessons[-1]):
         raise Hint("after its lessons the module was not asked about real images: module(data.valid.x)")

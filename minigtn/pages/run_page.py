@@ -9,7 +9,6 @@ The drawing is in :mod:`minigtn.pages.figures`.
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -22,6 +21,7 @@ from minigtn.pages import page
 from minigtn.pages.figures import Line, Panel, png, smooth, spans_decades, svg
 from minigtn.runs.files import read_json, read_metrics, write_atomically
 from minigtn.teaching.curriculum import Curriculum, load_curriculum
+from minigtn.teaching.pictures import contact_sheet, enlarged_sheet
 
 ALL_STEPS = 32
 SOME_STEPS = 16
@@ -48,9 +48,9 @@ def export(curriculum: Curriculum, target: Path, pixels: str) -> None:
 
     ``.safetensors``: for :func:`minigtn.load_curriculum`, with ``pixels`` "float32" or "uint8" · ``.npz``:
     NumPy arrays x (T, B, C, H, W), y (T, B, K), lr (T,), momentum (T,), class_names (K,), mean (C,), std (C,)
-    · ``.png``: :func:`contact_sheet` of all steps and classes, enlarged to cells of 40 pixels or more. Raises
-    ValueError for any other ending.
+    · ``.png``: the picture that ``curriculum.show()`` gives. Raises ValueError for any other ending.
     """
+    target = target.expanduser()
     ending = target.suffix.lower()
     if ending == ".safetensors":
         curriculum.save(target, pixels=pixels)
@@ -63,49 +63,12 @@ def export(curriculum: Curriculum, target: Path, pixels: str) -> None:
         np.savez_compressed(buffer, **arrays)
         write_atomically(target, buffer.getvalue())
     elif ending == ".png":
-        T = len(curriculum.x)
-        K = len(curriculum.class_names)
-        scale = -(-40 // curriculum.x.shape[-1])
-        write_atomically(
-            target, png(contact_sheet(curriculum, range(T), range(K)).repeat(scale, 0).repeat(scale, 1))
-        )
+        write_atomically(target, png(enlarged_sheet(curriculum)))
     else:
         raise ValueError(
             "a curriculum is exported to a file that ends in .safetensors, .npz or .png, not to "
             f"{target.name!r}"
         )
-
-
-def contact_sheet(curriculum: Curriculum, steps: Sequence[int], classes: Sequence[int]) -> NDArray[np.uint8]:
-    """The first image of each class (rows) in the batch of each step (columns), as RGBA.
-
-    Returns uint8 (len(classes) * (H + gap), len(steps) * (W + gap), 4): a gap of max(1, W // 14) pixels
-    follows every image. Pixels are taken out of standardized units and clipped to what a real one can be;
-    other than 3 channels are shown as their mean. Gaps, and the cells of classes that a batch does not hold,
-    are transparent.
-    """
-    if not curriculum.of_images:
-        shape = tuple(curriculum.x.shape)
-        raise ValueError(
-            f"a contact sheet shows images, and this curriculum holds vectors of features, x {shape}; "
-            "export it to .npz"
-        )
-    C, H, W = curriculum.x.shape[2:]
-    gap = max(1, W // 14)
-    labels = curriculum.y.argmax(-1).cpu().numpy()
-    sheet = np.zeros((len(classes), H + gap, len(steps), W + gap, 4), np.uint8)
-    for column, t in enumerate(steps):
-        for row, k in enumerate(classes):
-            found = np.flatnonzero(labels[t] == k)
-            if len(found):
-                image = curriculum.x[t, int(found[0])].detach().cpu().double().numpy()
-                image = image * np.reshape(curriculum.std, (-1, 1, 1)) + np.reshape(
-                    curriculum.mean, (-1, 1, 1)
-                )
-                rgb = image if C == 3 else image.mean(0, keepdims=True)
-                sheet[row, :H, column, :W, :3] = (rgb.clip(0, 1) * 255).round().transpose(1, 2, 0)
-                sheet[row, :H, column, :W, 3] = 255
-    return sheet.reshape(len(classes) * (H + gap), len(steps) * (W + gap), 4)
 
 
 # ---- the run ----

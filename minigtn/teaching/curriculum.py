@@ -4,29 +4,33 @@ On the command line it is ``minigtn train``, ``report`` and ``export``; in Pytho
 
     curriculum = minigtn.load_curriculum("runs/demo")
     minigtn.teach(my_module, curriculum)
-    my_module(curriculum.standardize(images))
+    my_module.eval()(curriculum.standardize(images)).argmax(1)
 """
 
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import Tensor
 
 from minigtn.inner.optimizers import OPTIMIZERS, Optimizer
 from minigtn.runs.files import write_atomically
 
+if TYPE_CHECKING:
+    import PIL.Image
+
 FORMAT = "minigtn curriculum 1"
 SHIPPED = Path(__file__).parent / "curricula"
 PIXEL_RANGE = (-2.0, 2.0)  # of the generator's 2*tanh; what uint8 files are scaled from
-
-M = TypeVar("M", bound=nn.Module)
 
 
 class TrainingData(NamedTuple):
@@ -44,7 +48,7 @@ class TrainingData(NamedTuple):
     """Whose steps lr and momentum are for."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Curriculum:
     """Ordered synthetic batches with their step sizes: all that a learner needs for T inner steps.
 
@@ -53,7 +57,9 @@ class Curriculum:
     mean, std: per channel, of the pixels in [0, 1] that a real image is standardized with; per feature of a
     vector (an agent's curriculum has 0 and 1: it takes observations as they are) · provenance: where it came
     from · optimizer: of the inner steps (sgd, adam, muadam or rmsprop, with torch's usual constants;
-    momentum is Adam's beta1). Memory: ``4 * T*B*C*H*W`` bytes.
+    momentum is Adam's beta1). Memory: ``4 * T*B*C*H*W`` bytes. ValueError for shapes that do not fit each
+    other, and for what cannot be right: numbers that are not finite, labels that are no probabilities, lr
+    below 0, momentum outside [0, 1), std not above 0.
     """
 
     x: Tensor
@@ -82,8 +88,42 @@ class Curriculum:
                 f"class names, C means and C stds; given x {x}, y {y}, lr {lr}, momentum {momentum}, {names} "
                 f"names, {means} means and {stds} stds"
             )
-        if not all(torch.isfinite(part).all() for part in (self.x, self.y, self.lr, self.momentum)):
+        parts = (self.x, self.y, self.lr, self.momentum)
+        if not all(part.is_floating_point() for part in parts):
+            dtypes = ", ".join(str(part.dtype) for part in parts)
+            raise ValueError(f"x, y, lr and momentum of a curriculum are floats, not {dtypes}")
+        if not all(torch.isfinite(part).all() for part in parts):
             raise ValueError("a curriculum must be finite everywhere; this one holds NaN or infinity")
+        if (self.y < 0).any() or ((self.y.sum(-1) - 1).abs() > 1e-3).any():
+            raise ValueError(
+                "y must be class probabilities, none below 0, with the sum 1 for each image; class numbers "
+                "become so by torch.nn.functional.one_hot(numbers, K).float()"
+            )
+        if self.lr.min() < 0:
+            raise ValueError(f"a learning rate must not be negative, and one is {self.lr.min():g}")
+        if self.momentum.min() < 0 or self.momentum.max() >= 1:
+            raise ValueError(
+                "momentum must be from 0 to below 1 at every step, and goes from "
+                f"{self.momentum.min():g} to {self.momentum.max():g}"
+            )
+        if not all(map(math.isfinite, self.mean)) or not all(0 < s < math.inf for s in self.std):
+            raise ValueError(
+                f"mean must be finite and std positive in every channel; given {self.mean} and {self.std}"
+            )
+
+    def __repr__(self) -> str:
+        T, B = self.x.shape[:2]
+        of = "x".join(map(str, self.x.shape[2:]))
+        what = f"images of {of}" if self.of_images else f"vectors of {of} features"
+        names = self.class_names if len(self.class_names) <= 12 else (*self.class_names[:10], "...")
+        config = self.provenance.get("config")
+        made_for = config.get("dataset") if isinstance(config, dict) else None
+        return (
+            f"Curriculum{f' for {made_for}' if made_for else ''}: {T} steps of {B} {what}, "
+            f"{len(self.class_names)} classes ({', '.join(names)}); {self.optimizer}, learning rates from "
+            f"{self.lr.min():.3g} to {self.lr.max():.3g}, momentum from {self.momentum.min():.3g} to "
+            f"{self.momentum.max():.3g}"
+        )
 
     @property
     def training_data(self) -> TrainingData:
@@ -101,9 +141,16 @@ class Curriculum:
         """Whether x holds images, rather than plain vectors of features."""
         return self.x.dim() == 5
 
-    def standardize(self, images: Tensor) -> Tensor:
-        """Real images (N, C, H, W), uint8 or floats in [0, 1], or vectors (N, C), in the units that the
-        learner is taught in."""
+    def standardize(self, images: Tensor | NDArray[Any]) -> Tensor:
+        """Real images (..., C, H, W), uint8 or floats in [0, 1], or vectors (..., C), torch or NumPy, in the
+        units that the learner is taught in. On the images' device, in the curriculum's dtype.
+
+        ValueError for what cannot be right: images of another size, or floats that are not in [0, 1] (a half
+        below and above is let pass).
+        """
+        if not isinstance(images, Tensor):
+            images = torch.from_numpy(np.array(images, order="C"))
+        self._refuse_images(images)
         pixels = images.to(self.x.dtype) / (255 if images.dtype == torch.uint8 else 1)
         shape = (-1, 1, 1) if self.of_images else (-1,)
         mean, std = (
@@ -111,6 +158,39 @@ class Curriculum:
             for v in (self.mean, self.std)
         )
         return (pixels - mean) / std
+
+    def _refuse_images(self, images: Tensor) -> None:
+        size = tuple(self.x.shape[2:])
+        given = tuple(images.shape)
+        if given[-len(size) :] != size:
+            hint = ""
+            if self.of_images and given[-3:] == (*size[1:], size[0]):
+                hint = ": the channels go first, images.movedim(-1, -3)"
+            elif self.of_images and size[0] == 1 and given[-2:] == size[1:]:
+                hint = ": images[:, None] gives them their one channel"
+            raise ValueError(
+                f"this curriculum is for {'images' if self.of_images else 'vectors'} (..., "
+                f"{', '.join(map(str, size))}), and these are {given}{hint}"
+            )
+        if not self.of_images or images.dtype == torch.uint8:
+            return
+        if not images.dtype.is_floating_point:
+            raise ValueError(f"images are uint8, or floats in [0, 1], not {images.dtype}")
+        if images.numel() and not (images.min() >= -0.5 and images.max() <= 1.5):
+            raise ValueError(
+                f"float images are expected in [0, 1], and these go from {images.min():g} to "
+                f"{images.max():g}: divide by the largest value a pixel can have (and do not standardize "
+                "twice)"
+            )
+
+    def show(self) -> PIL.Image.Image:
+        """A picture of the first image of each class (rows) in each batch (columns): a notebook displays it,
+        ``.save("curriculum.png")`` writes it. ValueError for a curriculum of vectors."""
+        from PIL import Image
+
+        from minigtn.teaching.pictures import enlarged_sheet
+
+        return Image.fromarray(enlarged_sheet(self))
 
     def save(self, path: str | Path, *, pixels: str = "float32") -> None:
         """Write one safetensors file, atomically. ``pixels="uint8"`` is a quarter of the size, in steps of
@@ -136,7 +216,7 @@ class Curriculum:
         }
         tensors = {"x": x, "y": self.y.float(), "lr": self.lr.float(), "momentum": self.momentum.float()}
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        write_atomically(Path(path), save(tensors, {"about": json.dumps(about, sort_keys=True)}))
+        write_atomically(Path(path).expanduser(), save(tensors, {"about": json.dumps(about, sort_keys=True)}))
 
 
 def load_curriculum(path_or_name: str | Path) -> Curriculum:
@@ -144,7 +224,7 @@ def load_curriculum(path_or_name: str | Path) -> Curriculum:
 
     Raises FileNotFoundError or ValueError, in one sentence, for what is missing or is no curriculum.
     """
-    path = Path(path_or_name)
+    path = Path(path_or_name).expanduser()
     if path.is_dir():
         path = path / "curriculum.safetensors"
     if not path.is_file():
@@ -158,8 +238,7 @@ def load_curriculum(path_or_name: str | Path) -> Curriculum:
     try:
         with safe_open(path, "pt") as file:
             about = json.loads((file.metadata() or {}).get("about", "{}"))
-            if about.get("format") != FORMAT:
-                raise ValueError(f"its format is {about.get('format')!r}, not {FORMAT!r}")
+            _check_metadata(about)
             x, y, lr, momentum = (file.get_tensor(name) for name in ("x", "y", "lr", "momentum"))
         if x.dtype == torch.uint8:
             low, high = PIXEL_RANGE
@@ -180,3 +259,25 @@ def load_curriculum(path_or_name: str | Path) -> Curriculum:
         raise ValueError(
             f"{path} is not a readable curriculum file ({error}); make one with minigtn train or export"
         ) from error
+
+
+def _check_metadata(about: Any) -> None:
+    """ValueError unless each entry is what its name says."""
+    if not isinstance(about, dict) or about.get("format") != FORMAT:
+        found = about.get("format") if isinstance(about, dict) else about
+        raise ValueError(f"its format is {found!r}, not {FORMAT!r}")
+
+    def is_number(value: Any) -> bool:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+
+    for name, is_one in (
+        ("class_names", lambda value: isinstance(value, str)),
+        ("mean", is_number),
+        ("std", is_number),
+    ):
+        if not isinstance(about[name], list) or not all(map(is_one, about[name])):
+            kind = "texts" if name == "class_names" else "numbers"
+            raise ValueError(f"its {name} is no list of {kind}: {str(about[name])[:80]}")
+    for name, kind, default in (("provenance", dict, None), ("optimizer", str, ""), ("optimiser", str, "")):
+        if not isinstance(about.get(name, default), kind):
+            raise ValueError(f"its {name} is no {'text' if kind is str else 'table'}")

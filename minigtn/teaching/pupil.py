@@ -37,10 +37,11 @@ class Pupil:
     """
 
     def __init__(self, module: nn.Module, curriculum: Curriculum) -> None:
+        tensors = (*module.parameters(), *module.buffers())
         first = next((p for p in module.parameters() if p.is_floating_point()), None)
         if first is None or not any(p.requires_grad for p in module.parameters()):
             raise ValueError("the module has no parameters that require grad: there is nothing to teach")
-        if any(t.is_inference() for t in (*module.parameters(), *module.buffers())):
+        if any(not is_lazy(t) and t.is_inference() for t in tensors):
             raise ValueError(
                 "the module was made under torch.inference_mode, so its weights can never be trained; make "
                 "it outside"
@@ -53,7 +54,7 @@ class Pupil:
         self.wide = torch.promote_types(first.dtype, torch.float32)
         self.x = curriculum.x.detach().to(first.device, first.dtype).clone()
         self.y = curriculum.y.detach().to(first.device, self.wide).clone()
-        if any(is_lazy(t) for t in (*module.parameters(), *module.buffers())):
+        if any(map(is_lazy, tensors)):
             self._make_lazy_parameters()
         self.parameters = [p for p in module.parameters() if p.requires_grad]
         self.values = [p.detach().clone() for p in self.parameters]
@@ -67,8 +68,7 @@ class Pupil:
     @torch.no_grad()
     def restore(self) -> None:
         """Weights and buffers as they were at the start."""
-        for p, value in zip(self.parameters, self.values, strict=True):
-            p.copy_(value)
+        self._write(self.values)
         for part, name, buffer, value in self.buffers:
             if not buffer.equal(value):
                 buffer.copy_(value)
@@ -96,9 +96,7 @@ class Pupil:
             gradients = torch.autograd.grad(loss, self.parameters, materialize_grads=True)
             g = torch.cat([part.flatten().to(self.wide) for part in gradients])
             state = optimizer.step(state, g, lr[t], momentum[t])
-            with torch.no_grad():
-                for p, part in zip(self.parameters, state[0].split(sizes), strict=True):
-                    p.copy_(part.view_as(p))
+            self._write(state[0].split(sizes))
             if after_step is not None:
                 after_step(t + 1)
                 self._set_modes()
@@ -122,6 +120,12 @@ class Pupil:
         tensors = (*self.parameters, *self.module.buffers())
         finite = all(map(math.isfinite, losses)) and all(bool(t.isfinite().all()) for t in tensors)
         return sum(losses) / len(losses) if finite else math.inf
+
+    @torch.no_grad()
+    def _write(self, values: Iterable[Tensor]) -> None:
+        for p, value in zip(self.parameters, values, strict=True):
+            p.copy_(value.view_as(p))
+        torch.clear_autocast_cache()  # inside our own autocast context it would keep casts of older weights
 
     def _set_modes(self) -> None:
         for part, training in self.modes:

@@ -47,9 +47,13 @@ class Taught:
 
     def __repr__(self) -> str:
         choice = f", the best of {len(self.tried)} tried" if len(self.tried) > 1 else ""
+        most = max(self.losses)
+        worse = ""
+        if most > 2 * self.losses[0]:
+            worse = f"; it rose to {most:.3g} on the way, these steps are too large"
         return (
             f"{len(self.losses)} steps, {self.chosen}{choice}; loss {self.losses[0]:.3f} before the first, "
-            f"{self.losses[-1]:.3f} before the last; {self.seconds:.2f} s"
+            f"{self.losses[-1]:.3f} before the last{worse}; {self.seconds:.2f} s"
         )
 
 
@@ -69,9 +73,11 @@ def teach(
 
     ``lr``, the step sizes: ``"auto"`` tries the learned ones times 2, 1, .5, .25, .1 and .05, and constant
     Adam at .001, .003, .01 and .03, from the same start and the same random numbers of torch, and takes those
-    with the lowest mean loss *before each step* on the curriculum itself: no real data are needed.
-    ``"learned"`` takes the curriculum's own. A number is a constant learning rate of ``optimizer`` (a name;
-    adam if it is left out) with momentum .9, so ``lr=0.01`` repeats a choice of "adam at 0.01".
+    with the lowest mean loss *before each step* on the curriculum itself: no real data are needed. (A
+    curriculum of vectors teaches an agent, and its loss may rise while the agent gets better: it is taught
+    with the learned ones.) ``"learned"`` takes the curriculum's own. A number is a constant learning rate of
+    ``optimizer`` (a name; adam if it is left out) with momentum .9, so ``lr=0.01`` repeats a choice of "adam
+    at 0.01".
 
     Parameters that do not require grad stay as they are, tied ones stay tied, and one that the loss does not
     use counts as having gradient zero. The module is taught in training mode and given back in the mode that
@@ -83,7 +89,8 @@ def teach(
 
     Cost: T training steps, with ``"auto"`` eleven times as many; the whole curriculum on the module's device.
     Raises ValueError or TypeError, in one sentence, for what does not fit, FloatingPointError where all that
-    was tried diverged: the module is as it was, then. When not to use it: where there are labelled data and
+    was tried diverged: the module is as it was, then. Steps that are too large without overflowing are
+    visible in the record's losses, and in its sentence. When not to use it: where there are labelled data and
     time for more steps; train on them.
     """
     started = time.perf_counter()
@@ -135,7 +142,7 @@ def _taught(
         if tried[best.name] == math.inf:
             raise FloatingPointError(
                 f"training did not stay finite with {', '.join(tried)}; the module is as it was before: "
-                + ("give lr as a smaller number" if len(tried) > 1 else 'leave lr at "auto", or give less')
+                + ("give a smaller number as lr" if len(tried) > 1 else 'take lr="auto" or a smaller number')
             )
         return losses, best, tried
     except BaseException:
@@ -148,8 +155,9 @@ def _candidates(curriculum: Curriculum, lr: str | float, optimizer: str | None) 
     if lr in ("auto", "learned"):
         if optimizer is not None:
             raise ValueError(f"optimizer={optimizer!r} goes with a number for lr, not with {lr!r}")
-        factors = FACTORS if lr == "auto" else (1.0,)
-        rates = ADAM_RATES if lr == "auto" else ()
+        choose = lr == "auto" and curriculum.of_images
+        factors = FACTORS if choose else (1.0,)
+        rates = ADAM_RATES if choose else ()
         return [_learned(curriculum, factor) for factor in factors] + [
             _constant(curriculum, "adam", rate) for rate in rates
         ]

@@ -91,7 +91,7 @@ def test_gtn_is_teach_and_validation_accuracy():
     estimator = make("gtn", replace(CONFIG, steps=0), SPACE, DIGITS, 0)
     score = estimator.score(network("2222"))["gtn-10"].value
     with network("2222").built() as module:
-        minigtn.teach(module, curriculum)
+        minigtn.teach(module, curriculum, lr="learned")
         module.eval()
         hits = sum(
             (module(DIGITS.valid.x[i : i + 50]).argmax(1) == DIGITS.valid.y[i : i + 50]).sum()

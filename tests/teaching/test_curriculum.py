@@ -7,16 +7,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 import minigtn
-from minigtn import Curriculum, load_curriculum, teach
-from minigtn.inner.optimizers import OPTIMIZERS
+from minigtn import Curriculum, load_curriculum
 from minigtn.teaching import curriculum as module_under_test
 
 
@@ -44,10 +44,6 @@ def make(
 
 def parts(curriculum: Curriculum) -> tuple[Tensor, ...]:
     return curriculum.x, curriculum.y, curriculum.lr, curriculum.momentum
-
-
-def classifier(classes: int = 3) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(2, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(24, classes))
 
 
 # ---- the file ----
@@ -135,6 +131,30 @@ BAD_FILES = {
     "no momentum": foreign(GOOD, momentum=None),
     "wrong shape": foreign(GOOD, x=torch.zeros(4, 6)),
     "NaN": foreign(GOOD, lr=torch.tensor([0.1, 0.1, 0.1, torch.nan])),
+    "negative lr": foreign(GOOD, lr=torch.tensor([0.1, 0.1, 0.1, -0.1])),
+    "momentum 1": foreign(GOOD, momentum=torch.tensor([0.1, 0.1, 0.1, 1.0])),
+    "negative momentum": foreign(GOOD, momentum=torch.tensor([0.1, 0.1, 0.1, -0.1])),
+    "labels that are no probabilities": foreign(GOOD, y=torch.full((4, 6, 3), 0.5)),
+    "labels below 0": foreign(GOOD, y=torch.tensor([1.5, -0.5, 0.0]).expand(4, 6, 3).contiguous()),
+    "whole numbers": foreign(GOOD, y=torch.zeros(4, 6, 3, dtype=torch.long)),
+    **{
+        f"{name} {value}": foreign({"about": json.dumps(ABOUT | {name: value})})
+        for name, value in (
+            ("std", [1, 0]),
+            ("std", [1, -1]),
+            ("std", [1, float("nan")]),
+            ("std", ["1", "1"]),
+            ("std", 1),
+            ("mean", [0, float("inf")]),
+            ("mean", None),
+            ("class_names", "abc"),
+            ("class_names", [1, 2, 3]),
+            ("provenance", [1]),
+            ("optimizer", ["sgd"]),
+            ("optimizer", "lion"),
+        )
+    },
+    "metadata are a list": foreign({"about": "[1, 2]"}),
 }
 
 
@@ -193,75 +213,77 @@ def test_unknown_pixels_are_refused(tmp_path: Path) -> None:
 
 def test_standardize_brings_images_into_the_curriculums_units() -> None:
     curriculum = make()
-    images = torch.rand(5, 2, 3, 3)
+    images = torch.rand(5, 2, 4, 5)
     expected = torch.stack([(images[:, 0] - 0.25) / 0.5, (images[:, 1] - 0.5) / 0.125], 1)
     torch.testing.assert_close(curriculum.standardize(images), expected)
-    levels = torch.randint(0, 256, (5, 2, 3, 3), dtype=torch.uint8)
+    torch.testing.assert_close(curriculum.standardize(images[3]), expected[3])
+    levels = torch.randint(0, 256, (5, 2, 4, 5), dtype=torch.uint8)
     torch.testing.assert_close(curriculum.standardize(levels), curriculum.standardize(levels / 255))
 
 
-# ---- teach ----
-
-
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
-@pytest.mark.parametrize("momentum", [None, (0.9, 0.0, 0.5, 0.9), (0.0, 0.9, 0.9, 0.0)])
-@pytest.mark.parametrize("optimizer", ["sgd", "adam", "muadam", "rmsprop"])
-def test_teach_takes_the_steps_of_the_inner_loop(
-    dtype: torch.dtype, tolerance: float, momentum: tuple[float, ...] | None, optimizer: str
-) -> None:
-    curriculum = make(dtype=dtype, momentum=momentum)
-    module = classifier().to(dtype)
-    if optimizer != "sgd":
-        curriculum = dataclasses.replace(curriculum, optimizer=optimizer, lr=curriculum.lr / 10)
-        tolerance = 10 * tolerance
-    start = {name: p.detach().clone() for name, p in module.named_parameters()}
-
-    def loss(params: dict[str, Tensor], batch: list[Tensor]) -> Tensor:
-        return F.cross_entropy(torch.func.functional_call(module, params, (batch[0],)), batch[1])
-
-    parts = (curriculum.x, curriculum.y), curriculum.lr, curriculum.momentum
-    trained = minigtn.sgd(loss, start, *parts, optimizer=OPTIMIZERS[optimizer])
-    assert teach(module, curriculum) is module
-    for name, p in module.named_parameters():
-        torch.testing.assert_close(p.detach(), trained[name].detach(), rtol=tolerance, atol=tolerance)
-        assert (p - start[name]).norm() > 0.01
-
-
-def test_teach_takes_images_in_any_memory_layout() -> None:
-    """Channels-last images, as a teacher makes them, lead to channels-last gradients of a convolution."""
+def test_standardize_takes_numpy() -> None:
     curriculum = make()
-    trained = []
-    for x in (curriculum.x, curriculum.x.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)):
-        torch.manual_seed(0)
-        module = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(24, 3))
-        trained.append(teach(module, dataclasses.replace(curriculum, x=x))[0].weight.detach())
-    torch.testing.assert_close(trained[0], trained[1], rtol=1e-5, atol=1e-6)
+    levels = np.random.default_rng(0).integers(0, 256, (5, 2, 4, 5), np.uint8)
+    levels.flags.writeable = False
+    expected = curriculum.standardize(torch.tensor(levels))
+    assert curriculum.standardize(levels).equal(expected)
+    torch.testing.assert_close(curriculum.standardize(levels / 255), expected)
+    assert curriculum.standardize(levels[:, :, ::-1]).equal(expected.flip(2))
 
 
-def test_teach_trains_in_training_mode_and_lets_after_step_look() -> None:
-    module = nn.Sequential(
-        nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.5), nn.Flatten(), nn.Linear(24, 3)
-    ).eval()
-    frozen = module[0].weight.requires_grad_(False).clone()
-    seen = []
-
-    def look(t: int) -> None:
-        seen.append((t, module.training))
-        module.eval()
-
-    with torch.no_grad():  # as in a script that only evaluates
-        teach(module, make(), look)
-    assert seen == [(t, True) for t in range(1, 5)]
-    assert module.training
-    assert module[1].num_batches_tracked == 4
-    assert module[0].weight.equal(frozen)
-    assert module(make().x[0]).isfinite().all()
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (torch.rand(5, 2, 4, 4), r"for images \(..., 2, 4, 5\), and these are \(5, 2, 4, 4\)$"),
+        (torch.rand(5, 1, 4, 5), r"these are \(5, 1, 4, 5\)$"),
+        (torch.rand(5, 4, 5, 2), r"the channels go first, images.movedim\(-1, -3\)"),
+        (torch.randint(0, 256, (5, 2, 4, 5)), "uint8, or floats in .0, 1., not torch.int64"),
+        (torch.linspace(0, 16, 40).view(1, 2, 4, 5), "go from 0 to 16: divide by the largest value"),
+        (torch.linspace(-2, 1, 40).view(1, 2, 4, 5), "go from -2 to 1"),
+        (torch.full((1, 2, 4, 5), torch.nan), "go from nan to nan"),
+    ],
+)
+def test_standardize_refuses_what_cannot_be_right(images: Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make().standardize(images)
 
 
-def test_teach_refuses_what_cannot_be_taught() -> None:
-    with pytest.raises(
-        ValueError, match=r"returned \(6, 5\) for a batch whose labels are \(6, 3\) \(batch, classes\)"
-    ):
-        teach(classifier(5), make())
-    with pytest.raises(ValueError, match="no parameters that require grad"):
-        teach(nn.Flatten(), make())
+def test_grey_images_without_a_channel_are_told_how() -> None:
+    with pytest.raises(ValueError, match=r"images\[:, None\] gives them their one channel"):
+        load_curriculum("digits-10").standardize(torch.rand(3, 8, 8))
+
+
+# ---- what a reader sees ----
+
+
+def test_repr_is_one_short_paragraph() -> None:
+    assert repr(make()) == (
+        "Curriculum: 4 steps of 6 images of 2x4x5, 3 classes (class 0, class 1, class 2); sgd, learning "
+        "rates from 0.05 to 0.3, momentum from 0.2 to 0.8"
+    )
+    assert repr(load_curriculum("digits-10")).startswith("Curriculum for digits: 10 steps of 32 images")
+    many = make(classes=30)
+    assert "30 classes (class 0, " in repr(many)
+    assert len(repr(many)) < 300
+
+
+def test_show_gives_the_picture_that_export_writes(tmp_path: Path) -> None:
+    curriculum = load_curriculum("digits-10")
+    picture = curriculum.show()
+    minigtn.export(curriculum, tmp_path / "sheet.png", "float32")
+    with Image.open(tmp_path / "sheet.png") as written:
+        assert np.array_equal(np.asarray(picture), np.asarray(written.convert("RGBA")))
+    assert picture.size == (10 * 9 * 5, 10 * 9 * 5)
+    with pytest.raises(ValueError, match="a contact sheet shows images"):
+        load_curriculum("cartpole-10").show()
+
+
+def test_a_tilde_is_the_home_folder_in_every_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    curriculum = make()
+    curriculum.save("~/deeper/curriculum.safetensors")
+    assert (tmp_path / "deeper/curriculum.safetensors").is_file()
+    assert load_curriculum("~/deeper/curriculum.safetensors").x.equal(curriculum.x)
+    assert load_curriculum(Path("~/deeper")).x.equal(curriculum.x)
+    minigtn.export(curriculum, Path("~/curriculum.npz"), "float32")
+    assert (tmp_path / "curriculum.npz").is_file()

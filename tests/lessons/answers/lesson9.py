@@ -13,13 +13,20 @@ import minigtn
 
 
 def taught_accuracy(
-    taught=True, again=False, on="valid", standardize=False, evaluate=True, asked=True, result="fraction"
+    taught=True,
+    again=False,
+    learned=True,
+    on="valid",
+    standardize=False,
+    evaluate=True,
+    asked=True,
+    result="fraction",
 ):
     """Lesson 9's function with one thing wrong."""
 
     def answer(module, curriculum, data):
         for _ in range(taught + again):
-            minigtn.teach(module, curriculum)
+            minigtn.teach(module, curriculum, lr="learned" if learned else "auto")
         if not asked:
             return 0.5
         module.train(not evaluate)
@@ -84,6 +91,7 @@ def pearson(score, truth):
 WRONG: list[tuple[str, Callable[..., Any], str]] = [
     ("9_taught_accuracy", taught_accuracy(taught=False), "has not been taught"),
     ("9_taught_accuracy", taught_accuracy(again=True), "shown once"),
+    ("9_taught_accuracy", taught_accuracy(learned=False), 'lr="learned"'),
     ("9_taught_accuracy", taught_accuracy(asked=False), "not asked about real images"),
     ("9_taught_accuracy", taught_accuracy(on="test"), "that is the test part"),
     ("9_taught_accuracy", taught_accuracy(on="train"), "that is the training part"),
