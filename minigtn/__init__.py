@@ -11,7 +11,7 @@ from minigtn.config import PRESETS, EvaluationConfig, MetaConfig, RunConfig
 from minigtn.inner.adjoints import Adjoint, Checkpointed, Reversible, Unrolled
 from minigtn.inner.fixed_point import FixedPointOverflow
 from minigtn.inner.memory import memory_bytes, saved_bytes
-from minigtn.inner.optimizers import SGD, Adam, Optimizer, RMSprop
+from minigtn.inner.optimizers import SGD, Adam, MuAdam, Optimizer, RMSprop
 from minigtn.inner.training import Readout, sgd
 from minigtn.nas.scores import Candidate, RealTraining, TaughtTraining, ZeroCost
 from minigtn.networks import spaces
@@ -46,6 +46,7 @@ __all__ = [
     "LearnerConfig",
     "MetaConfig",
     "MetaTraining",
+    "MuAdam",
     "Optimizer",
     "RMSprop",
     "Readout",

@@ -10,8 +10,10 @@ from __future__ import annotations
 import codecs
 import dataclasses
 import io
+import statistics
 import sys
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -26,13 +28,13 @@ from minigtn.nas import commands as nas
 from minigtn.nas.final_training import TrainingDiverged
 from minigtn.nas.study import SearchStopped
 from minigtn.networks.families import LEARNERS
-from minigtn.outer import run
+from minigtn.outer import run, transfer
 from minigtn.outer.loop import MetaTrainingDiverged
 from minigtn.pages import run_page
 from minigtn.runs.devices import Device, choose
 from minigtn.runs.distributed import WorkerLost, workers
 from minigtn.runs.files import read_json
-from minigtn.studies import ablate, check, transfer
+from minigtn.studies import ablate, check
 from minigtn.teaching.curriculum import load_curriculum
 
 _CONFIG: Any = dataclasses.field(default_factory=RunConfig)
@@ -44,8 +46,8 @@ class Train:
 
     config: Annotated[RunConfig, tyro.conf.arg(name="")] = _CONFIG
     preset: str = "digits"
-    """Settings to start from: tiny, digits, mnist-small, mnist-paper, cifar10-tiny, cifar10-small,
-    cifar10-paper; every other flag changes one of them."""
+    """Settings to start from: tiny, digits, digits-any, mnist-small, mnist-paper, cifar10-tiny,
+    cifar10-small, cifar10-paper; every other flag changes one of them."""
     out: Path = Path("runs/demo")
     """The run's folder."""
     data_dir: Path | None = None
@@ -93,17 +95,19 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Transfer:
-    """Judge curricula on a zoo of learners that their teachers never met, beside real data; goes on where it
-    was stopped."""
+    """Judge curricula on learners that their teachers never met, beside real data; goes on where it was
+    stopped."""
 
-    runs: tyro.conf.Positional[tuple[Path, ...]]
-    """Folders of runs on the same data; the settings are the first one's, and it gets the result,
-    transfer.json."""
+    curricula: tyro.conf.Positional[tuple[Path, ...]]
+    """Folders of runs, curriculum files, or names of curricula that come with the package, all for the same
+    data; the learner and the seed are those of the first one's run."""
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
     learners: tuple[str, ...] = tuple(LEARNERS)
     """Rows."""
     more: int = 10
     """Real data are also given so many times the steps, to see what a learner can reach."""
+    out: Path | None = None
+    """File for the result; without it transfer.json in the first folder, or here where that is no run's."""
     data_dir: Path | None = None
     """As for train."""
     device: Device = "auto"
@@ -113,22 +117,19 @@ class Transfer:
 
     def run(self) -> None:
         device = choose(self.device, self.threads)
-        first = self.runs[0]
-        config = dataclasses.replace(run.settings_of(first), evaluation=self.evaluation)
-        curricula = {folder.name: load_curriculum(folder).to(device) for folder in self.runs}
-        if len(curricula) < len(self.runs):
+        shown = {source.stem: load_curriculum(source).to(device) for source in self.curricula}
+        if len(shown) < len(self.curricula):
             raise ValueError(
-                "the columns are named by the runs' folders, so these must differ; given "
-                f"{' '.join(map(str, self.runs))}"
+                "the columns are named by folders, files or curricula, so these names must differ; given "
+                f"{' '.join(map(str, self.curricula))}"
             )
+        first = self.curricula[0]
+        config = run.settings_of(first) if first.is_dir() else transfer.settings_of(shown[first.stem])
+        config = dataclasses.replace(config, evaluation=self.evaluation)
         dataset = data.load(config.dataset, self.data_dir).to(device)
-        print(
-            transfer.table(
-                transfer.transfer(
-                    config, dataset, curricula, first / "transfer.json", self.learners, self.more
-                )
-            )
-        )
+        out = self.out or (first if first.is_dir() else Path()) / "transfer.json"
+        result = transfer.transfer(config, dataset, shown, out, self.learners, self.more)
+        print(f"{transfer.table(result)}\n\nfigures: {out}")
 
 
 @dataclass(frozen=True)
@@ -325,4 +326,15 @@ def _show(folder: Path) -> None:
     if longer := result.get("longer"):
         name = f"real data, tuned for {longer['steps'][-1]} steps"
         print(f"  {name:<44}{longer['accuracy']:7.1%} ± {longer['accuracy_std']:.1%}")
+    if matrix := result.get("transfer"):
+        rows = matrix["rows"].values()
+        print(f"\n{len(rows)} ordinary networks never met, n = {matrix['n_learners']} each, mean")
+        print(f"  {'taught by the curriculum':<44}{_mean(row['taught']['curriculum'] for row in rows):7.1%}")
+        for arm, length in (("real", steps), ("real_more", matrix["more_steps"])):
+            name = f"real data, tuned for each, {length} steps"
+            print(f"  {name:<44}{_mean(row[arm] for row in rows):7.1%}")
     print(f"\nreport: {folder / 'report.html'}")
+
+
+def _mean(figures: Iterable[dict[str, float]]) -> float:
+    return statistics.mean(figure["mean"] for figure in figures)

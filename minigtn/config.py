@@ -46,17 +46,20 @@ class MetaConfig:
     learners: int = 1
     """Learners per outer step, each with weights and real batches of its own; their meta-gradients are
     averaged. Workers share them."""
-    sample_learners: Literal["none", "zoo", "nas-bench-macro", "nas-bench-201", "cells"] = "none"
+    sample_learners: Literal["none", "zoo", "ordinary", "nas-bench-macro", "nas-bench-201", "cells"] = "none"
     """Where every learner gets an architecture of its own from, so that the teacher generalizes: varied from
-    the run's (minigtn.networks.sampling), or drawn at random from a search space (minigtn.networks.spaces).
-    With none all have the run's."""
+    the run's (minigtn.networks.sampling), ordinary networks as torch users write them
+    (minigtn.networks.ordinary), or drawn at random from a search space (minigtn.networks.spaces). With none
+    all have the run's."""
+    sample_own: float = 1 / 3
+    """With ordinary networks: the share of the draws that take the run's own learner instead."""
     sample_after: int = 0
     """Outer steps before learners are sampled, in which all have the run's. Deep networks hardly teach a
     fresh teacher: a learner that is easily taught shows the way (docs/log.md). Validations always take
     sampled ones."""
     sample_pool: int = 0
-    """Architectures that sampled learners have, drawn once; 0: every learner has one of its own. With a pool
-    their steps can be compiled and captured, once for each."""
+    """Architectures that sampled learners have beside the run's own, drawn once; 0: every learner has one of
+    its own. With a pool their steps can be compiled and captured, once for each."""
     sample_channels: int = 0
     """Channels of the first stage of networks from a search space; 0 takes the space's own. Narrow ones are
     cheap to teach."""
@@ -92,6 +95,11 @@ class MetaConfig:
             sample_pool=0, sample_channels=0, sample_cells=0, block_size=1, valid_every=0, valid_learners=1,
             checkpoint_every=1, max_skipped=1,
         )  # fmt: skip
+        if not 0 <= self.sample_own < 1:
+            raise ValueError(
+                "meta.sample-own is the share of the draws that take the run's own learner, from 0 to below "
+                f"1 (for all of them: meta.sample-learners none), not {self.sample_own}"
+            )
         if self.sample_learners in spaces.SPACES:
             self.make_space()
         elif self.sample_channels or self.sample_cells:
@@ -131,7 +139,8 @@ class MetaConfig:
         """How many different ones the learners have; 0: any number."""
         if self.sample_learners == "none":
             return 1
-        return self.sample_pool + (self.sample_after > 0) if self.sample_pool else 0
+        own = self.sample_after > 0 or (self.sample_learners == "ordinary" and self.sample_own > 0)
+        return self.sample_pool + own if self.sample_pool else 0
 
 
 @dataclass(frozen=True)
@@ -146,6 +155,10 @@ class EvaluationConfig:
     """Grid of its momenta."""
     tuning_learners: int = 5
     """Fresh learners per grid point."""
+    transfer: int = 3
+    """Fresh ones of each ordinary network that no teacher met, in the transfer matrix of every run
+    (minigtn.networks.unmet): taught, and on real data with as many and with ten times the steps. At least 2;
+    0: no matrix."""
     more: int = 1
     """Real data are also given so many times the steps, tuned for that length, to see how many steps they
     need for the accuracy of the taught learner; 1: not."""
@@ -155,6 +168,11 @@ class EvaluationConfig:
             raise ValueError(
                 "evaluation needs learners >= 2 (for a spread), tuning_learners >= 1 and more >= 1 (times "
                 "the steps)"
+            )
+        if self.transfer < 0 or self.transfer == 1:
+            raise ValueError(
+                "evaluation.transfer is a number of fresh networks, at least 2 (for a spread), or 0 for no "
+                f"matrix, not {self.transfer}"
             )
         sound = [0 < lr < math.inf for lr in self.real_lrs] + [
             0 <= momentum < 1 for momentum in self.real_momenta
@@ -214,12 +232,38 @@ PRESETS: dict[str, RunConfig] = {
         learner=LearnerConfig(channels=(8,), pool_after=(1,), hidden=(), norm="batch", pool="average"),
         teacher=TeacherConfig(inner_steps=4, batch_size=20, z_size=8, dense=16, channels=(16, 8), lr=0.1),
         meta=MetaConfig(outer_steps=20, lr=0.02, valid_every=10, checkpoint_every=10),
-        evaluation=EvaluationConfig(learners=3, real_lrs=(0.1, 0.5), real_momenta=(0.5,), tuning_learners=2),
+        evaluation=EvaluationConfig(
+            learners=3, real_lrs=(0.1, 0.5), real_momenta=(0.5,), tuning_learners=2, transfer=0
+        ),
     ),
     "digits": RunConfig(
         learner=LearnerConfig(channels=(32, 64), hidden=(64,), norm="batch", pool="average"),
         teacher=TeacherConfig(inner_steps=10, batch_size=32, z_size=64, dense=128, channels=(64, 32), lr=0.1),
         meta=MetaConfig(outer_steps=400, lr=0.007, valid_every=50, valid_learners=8, checkpoint_every=25),
+    ),
+    "digits-any": RunConfig(
+        learner=LearnerConfig(channels=(32, 64), hidden=(64,), norm="batch", pool="average"),
+        teacher=TeacherConfig(
+            inner_steps=10,
+            batch_size=32,
+            z_size=64,
+            dense=128,
+            channels=(64, 32),
+            optimizer="muadam",
+            lr=0.01,
+        ),
+        meta=MetaConfig(
+            outer_steps=300,
+            lr=0.01,
+            learners=4,
+            sample_learners="ordinary",
+            real_batch=64,
+            readout_every=2,
+            adjoint="unrolled",
+            valid_every=50,
+            valid_learners=12,
+            checkpoint_every=25,
+        ),
     ),
     "mnist-small": RunConfig(
         dataset="mnist",
@@ -242,7 +286,12 @@ PRESETS: dict[str, RunConfig] = {
             checkpoint_every=10,
         ),
         evaluation=EvaluationConfig(
-            learners=3, real_lrs=(0.03, 0.1, 0.3), real_momenta=(0.5, 0.9), tuning_learners=1, more=4
+            learners=3,
+            real_lrs=(0.03, 0.1, 0.3),
+            real_momenta=(0.5, 0.9),
+            tuning_learners=1,
+            more=4,
+            transfer=0,
         ),
     ),
     "cifar10-small": RunConfig(

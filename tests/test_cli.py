@@ -590,6 +590,33 @@ def test_transfer_judges_a_run_on_other_learners(run: Path, capsys: pytest.Captu
     assert read_json(run / "transfer.json")["more_steps"] == 6
 
 
+def test_transfer_takes_shipped_curricula_by_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ("--learners", "base", "relu-mlp", "--more", "1", "--device", "cpu")
+    grid = ("--evaluation.learners", "2", "--evaluation.real-lrs", "0.1", "--evaluation.tuning-learners", "1")
+    assert call("transfer", "digits-10", *words, *grid, "--evaluation.real-momenta", "0.5") == 0
+    result = read_json(tmp_path / "transfer.json")
+    assert list(result["rows"]) == ["base", "relu-mlp"]
+    assert result["rows"]["base"]["taught"]["digits-10"]["mean"] > 0.8
+    assert result["inner_steps"] == 10
+    assert "digits-10" in capsys.readouterr().out.splitlines()[1]
+    assert call("transfer", "digits-11", *words) == 2
+    assert call("transfer", "cartpole-10", *words) == 2
+    assert "does not say which data set and learner it was made for" in capsys.readouterr().err
+
+
+def test_a_run_reports_transfer_where_it_is_asked_to(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "transfer" not in read_json(run / "result.json")
+    assert call("evaluate", run, "--evaluation.transfer", "2", "--device", "cpu") == 0
+    matrix = read_json(run / "result.json")["transfer"]
+    assert len(matrix["rows"]) == 6
+    assert matrix["more_steps"] == 10 * matrix["inner_steps"]
+    assert "Networks never met" in (run / "report.html").read_text()
+    assert "networks never met" in capsys.readouterr().out
+
+
 def test_ablations_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [
         "--preset",

@@ -17,7 +17,9 @@ from minigtn.teaching.teacher import TeacherConfig
 LEARNER = LearnerConfig(channels=(4,), pool_after=(1,), hidden=(), norm="batch", pool="average")
 TEACHER = TeacherConfig(inner_steps=3, batch_size=10, z_size=4, dense=8, channels=(8, 4), lr=0.1)
 META = MetaConfig(outer_steps=6, lr=0.01, real_batch=32, valid_every=2, valid_learners=1, checkpoint_every=2)
-EVALUATION = EvaluationConfig(learners=2, real_lrs=(0.1, 0.5), real_momenta=(0.5,), tuning_learners=1)
+EVALUATION = EvaluationConfig(
+    learners=2, real_lrs=(0.1, 0.5), real_momenta=(0.5,), tuning_learners=1, transfer=0
+)
 TINY = RunConfig(learner=LEARNER, teacher=TEACHER, meta=META, evaluation=EVALUATION)
 
 

@@ -10,8 +10,10 @@ correction divides by), nothing is read back to the host, and a CUDA graph can h
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -35,6 +37,11 @@ class Optimizer(ABC):
     @abstractmethod
     def start(self, w0: Tensor) -> State:
         """The state before the first step."""
+
+    def fitted(self, shapes: Iterable[Sequence[int]], copies: int = 1) -> Optimizer:
+        """The optimizer for weights that are the concatenation of parameters of these ``shapes``; of stacked
+        learners each parameter is there ``copies`` times in a row. Itself, where shapes do not matter."""
+        return self
 
     @abstractmethod
     def step(self, state: State, g: Tensor, lr: Tensor, momentum: Tensor) -> State:
@@ -117,6 +124,68 @@ class Adam(Optimizer):
 
 
 @dataclass(frozen=True)
+class MuAdam(Adam):
+    """:class:`Adam` with width-aware steps, for learners of all widths. The state is (w, m, s, c1, c2, r).
+
+    Each weight moves with the learning rate ``lr * r``. The rule: ``r = base / fan_in`` for a parameter of
+    two axes or more, whose fan_in is the product of all axes but the first (torch's layout of dense and
+    convolutional weights), and ``r = 1`` for vectors and scalars (biases, scales of normalizations).
+
+    Source: Yang & Hu et al. 2022, "Tensor Programs V" (arXiv 2203.03466), table 3, the learning rates of
+    Adam; Yang, Simon & Bernstein 2023 (arXiv 2310.17813) derive the same for input layers: a step of Adam
+    moves each of fan_in weights by about lr, in step with their inputs, so that a unit moves by about
+    ``lr * fan_in``, and division makes that the same at every width. Departures: initial weights stay as
+    torch draws them (muP wants smaller output layers), and the first layer is divided, too.
+
+    The rule looks at shapes alone. Embeddings and learned positions (rows are looked up, not summed over) get
+    smaller steps than muP gives them, transposed convolutions (the input channels come first) other ones.
+    ``base``: a fan_in at which matrices and vectors move alike; it is a convention, learned rates include it.
+
+    ``fitted`` has to be called before ``start``, with the shapes; :func:`minigtn.sgd` and
+    :func:`minigtn.teach` do. Where several learners are stacked along a first axis, say so (``copies``):
+    that axis is none of the parameter's.
+    """
+
+    base: float = 64.0
+    ratios: tuple[tuple[int, float], ...] = ()
+    """(number of weights, r) of each parameter, in the order of the flat vector; made by ``fitted``."""
+    vectors: ClassVar[int] = 4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.base < math.inf:
+            raise ValueError(f"MuAdam needs a positive base, not {self.base}")
+
+    def fitted(self, shapes: Iterable[Sequence[int]], copies: int = 1) -> MuAdam:
+        """With the ``ratios`` of parameters of these shapes; one that has them already stays as it is."""
+        if self.ratios:
+            return self
+        sizes = [tuple(shape) for shape in shapes]
+        return replace(self, ratios=tuple((copies * math.prod(s), lr_ratio(s, self.base)) for s in sizes))
+
+    def start(self, w0: Tensor) -> State:
+        if sum(count for count, _ in self.ratios) != len(w0):
+            raise ValueError(
+                f"MuAdam is fitted to {sum(count for count, _ in self.ratios)} weights and was given "
+                f"{len(w0)}; call fitted with the shapes of the parameters first"
+            )
+        ratios = torch.cat([w0.new_full((count,), ratio) for count, ratio in self.ratios])
+        return (*super().start(w0), ratios)
+
+    def step(self, state: State, g: Tensor, lr: Tensor, momentum: Tensor) -> State:
+        *adam, ratios = state
+        return (*super().step(tuple(adam), g, lr * ratios, momentum), ratios)
+
+
+def lr_ratio(shape: Sequence[int], base: float = 64.0) -> float:
+    """What :class:`MuAdam` multiplies the learning rate of a parameter of this shape by: ``base / fan_in``
+    for matrices and kernels (out, in, ...), 1 for vectors. So torch.optim.Adam takes its steps with one group
+    of parameters for each: ``{"params": [p], "lr": lr * lr_ratio(p.shape)}``."""
+    fan_in = math.prod(shape[1:]) if len(shape) > 1 else 0
+    return base / fan_in if fan_in else 1.0
+
+
+@dataclass(frozen=True)
 class RMSprop(Optimizer):
     """torch.optim.RMSprop, not centred; ``momentum`` as there. The state is (w, s, v).
 
@@ -152,5 +221,5 @@ def _check(what: str, name: str, decay: float, eps: float) -> None:
         raise ValueError(f"{what} needs eps >= 0, not {eps}")
 
 
-OPTIMIZERS: dict[str, Optimizer] = {"sgd": SGD(), "adam": Adam(), "rmsprop": RMSprop()}
+OPTIMIZERS: dict[str, Optimizer] = {"sgd": SGD(), "adam": Adam(), "muadam": MuAdam(), "rmsprop": RMSprop()}
 """The optimizers with their usual constants, by the names that settings and files use."""

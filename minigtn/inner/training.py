@@ -62,8 +62,9 @@ def sgd(
             ``Checkpointed(block_size)`` or ``Reversible()``; they give the same gradients
             (docs/choosing-an-adjoint.md).
         readout: losses along the way, entering the same backward pass.
-        optimizer: ``SGD()`` (the default), ``Adam(beta2, eps)``, whose beta1 is ``momentum``, or
-            ``RMSprop(alpha, eps)``; those two not with ``Reversible``.
+        optimizer: ``SGD()`` (the default), ``Adam(beta2, eps)``, whose beta1 is ``momentum``,
+            ``MuAdam(beta2, eps)``, the same with width-aware steps, or ``RMSprop(alpha, eps)``; all but SGD
+            not with ``Reversible``.
         after_step: ``after_step(t, params)``, t = 1..T, may measure the learner as it trains; no gradient
             flows through it, and it must not change the params. It is not called again on the way back.
         checks: whether the loss is looked at as it runs (docs/reliability.md): about 1 % of the time of a run
@@ -129,7 +130,7 @@ def sgd(
         flat(readout_loss, "readout"),
         real,
         every,
-        optimizer,
+        optimizer.fitted(p.shape for p in params.values()),
         describe,
         identity=(loss, readout_loss, tuple((name, p.shape) for name, p in params.items())),
         checks=checks,

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from minigtn.inner.optimizers import Optimizer
 from minigtn.inner.training import Params
 from minigtn.networks.layers import cross_entropy
 from minigtn.networks.learners import Classifier, LearnerLoss
@@ -63,6 +64,12 @@ class Cohort:
         """The initial weights of all."""
         fresh = [self.learner.init(seed, dtype=dtype, device=device) for seed in self.seeds]
         return fresh[0] if len(fresh) == 1 else stack(fresh)
+
+    def fitted(self, optimizer: Optimizer, start: Params) -> Optimizer:
+        """The optimizer for the weights of all, as :meth:`start` made them: where shapes matter, those of one
+        learner."""
+        n = len(self.seeds)
+        return optimizer.fitted((p.shape if n == 1 else p.shape[1:] for p in start.values()), copies=n)
 
     def members(self, params: Params) -> list[Params]:
         """The weights of each, as views."""

@@ -1,8 +1,8 @@
 """How good is a curriculum? Fresh learners on it, beside fresh learners on real data with tuned step sizes.
 
 Validation data choose (the teacher, the real arm's learning rate and momentum); test data are read once, by
-:func:`final_evaluation` (and by :func:`minigtn.studies.transfer.transfer`, the same judgement with other
-learners).
+:func:`final_evaluation` (and by :mod:`minigtn.outer.modules` and :func:`minigtn.outer.transfer.transfer`, the
+same judgement with other learners).
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def accuracy_curves(cohort: Cohort, data: TrainingData, split: Split, every: int
         (data.x, data.y),
         data.lr,
         data.momentum,
-        optimizer=data.optimizer,
+        optimizer=cohort.fitted(data.optimizer, start),
         after_step=read,
     )
     return torch.stack(readings, 1)

@@ -21,6 +21,7 @@ from minigtn.inner.adjoints import Adjoint
 from minigtn.inner.memory import memory_bytes, saved_bytes
 from minigtn.inner.optimizers import OPTIMIZERS
 from minigtn.inner.training import Params, Readout, sgd
+from minigtn.networks import ordinary
 from minigtn.networks.learners import Classifier, InBfloat16, Learner, LearnerLoss
 from minigtn.networks.sampling import from_space, sample
 from minigtn.outer.batched import Cohort, most_together
@@ -33,6 +34,7 @@ from minigtn.teaching.teacher import Teacher
 class Drawn(NamedTuple):
     """What the learners of one pass start from and are judged on."""
 
+    cohort: Cohort
     start: Params
     readout: Readout
 
@@ -89,6 +91,7 @@ class MetaGradient:
     def _meta_loss(self, lesson: TrainingData, step: int, numbers: list[int]) -> Tensor:
         """The sum of the meta-losses of these learners, over the number of learners in an outer step."""
         drawn = self._drawn.pop(tuple(numbers), None) or self._draw(step, numbers)
+        lesson = lesson._replace(optimizer=drawn.cohort.fitted(lesson.optimizer, drawn.start))
         return meta_loss(lesson, drawn.start, drawn.readout, self.adjoint) / self.config.meta.learners
 
     def _draw(self, step: int, numbers: list[int]) -> Drawn:
@@ -99,20 +102,21 @@ class MetaGradient:
         cohort = Cohort(InBfloat16(learner) if meta.precision == "bfloat16" else learner, seeds)
         start = {name: sent(p, self.device) for name, p in cohort.start(train.x.dtype).items()}
         of_images = [seed_for(self.config.seed, Purpose.REAL_BATCH, i) for i in numbers]
-        return Drawn(start, real_readout(cohort, train, meta, self.config.teacher.inner_steps, of_images))
+        readout = real_readout(cohort, train, meta, self.config.teacher.inner_steps, of_images)
+        return Drawn(cohort, start, readout)
 
     def _learner(self, step: int, seed: int) -> Classifier:
         """The learner whose weights have that seed, in outer step ``step``; those of a pool are made once, so
         that what is captured or compiled for one is found again."""
         meta = self.config.meta
-        if meta.sample_learners == "none" or step < meta.sample_after:
+        if step < meta.sample_after or takes_own(meta, seed):
             return self._own
         if not meta.sample_pool:
-            return learner_for(self.config, self.data, seed)
+            return sampled_learner(self.config, self.data, seed)
         member = seed % meta.sample_pool
         if member not in self._pool:
             of_pool = seed_for(self.config.seed, Purpose.POOL, member)
-            self._pool[member] = learner_for(self.config, self.data, of_pool)
+            self._pool[member] = sampled_learner(self.config, self.data, of_pool)
         return self._pool[member]
 
 
@@ -169,11 +173,24 @@ def base_learner(config: RunConfig, data: Dataset) -> Learner:
 
 def learner_for(config: RunConfig, data: Dataset, seed: int) -> Classifier:
     """The learner whose weights have that seed: of the run's architecture, or of one of its own."""
+    own = takes_own(config.meta, seed)
+    return base_learner(config, data) if own else sampled_learner(config, data, seed)
+
+
+def takes_own(config: MetaConfig, seed: int) -> bool:
+    """Whether the learner whose weights have that seed has the run's own architecture."""
+    if config.sample_learners != "ordinary":
+        return config.sample_learners == "none"
+    return seed_for(seed, Purpose.OWN, 0) / 2**63 < config.sample_own
+
+
+def sampled_learner(config: RunConfig, data: Dataset, seed: int) -> Classifier:
+    """A learner of a random architecture, from where the settings say."""
     source = config.meta.sample_learners
-    if source == "none":
-        return base_learner(config, data)
     if source == "zoo":
         return Learner(sample(config.learner, seed), data.image_shape, data.n_classes)
+    if source == "ordinary":
+        return ordinary.sample(seed, data.image_shape, data.n_classes)
     return from_space(config.meta.make_space(), seed, data.image_shape, data.n_classes)
 
 

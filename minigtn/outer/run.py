@@ -17,6 +17,7 @@ from minigtn.data import Dataset
 from minigtn.outer.evaluate import CurriculumSource, final_evaluation
 from minigtn.outer.loop import MetaTraining
 from minigtn.outer.meta_gradient import estimated_bytes
+from minigtn.outer.modules import judged
 from minigtn.pages import run_page
 from minigtn.runs.claim import claimed
 from minigtn.runs.distributed import ALONE, Workers
@@ -136,6 +137,8 @@ def _judge(
 ) -> dict[str, Any]:
     started = time.monotonic()
     result = final_evaluation(config, data, taught)
+    if config.evaluation.transfer:
+        result["transfer"] = judged(config, data, taught)
     result |= {"seconds": seconds, "evaluation_seconds": round(time.monotonic() - started, 3)}
     result |= {"config": to_dict(config), **environment(data.train.x.device)}
     write_json(folder / "result.json", result)

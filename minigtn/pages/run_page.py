@@ -120,7 +120,8 @@ class _Run:
 
 def _page(run: _Run) -> str:
     figures = "".join((_accuracy(run), _schedules(run), _outer_loop(run), _tuning(run)))
-    body = f'{_header(run)}{_headline(run)}{_sheet(run)}<div class="grid">{figures}</div>{_settings(run)}'
+    parts = (_header(run), _headline(run), _sheet(run), f'<div class="grid">{figures}</div>')
+    body = "".join((*parts, _transfer(run), _settings(run)))
     return page.document(f"{run.config['dataset']}, {run.name}", body)
 
 
@@ -358,6 +359,42 @@ def _tuning(run: _Run) -> str:
     )
     table = f'<div class="scroll" tabindex="0"><table class="heat">{rows}</table></div>'
     return page.card("Tuning of the real-data arm", table, caption, note if arm["at_edge_of_grid"] else "")
+
+
+def _transfer(run: _Run) -> str:
+    """Ordinary networks that the teacher never met, where the result has them."""
+    if run.result is None or not run.result.get("transfer"):
+        return ""
+    matrix = run.result["transfer"]
+    networks = matrix["rows"]
+    few, many = (f"{matrix[name]:,}" for name in ("inner_steps", "more_steps"))
+    arms = {
+        "taught": {name: row["taught"]["curriculum"] for name, row in networks.items()},
+        f"real, {few} steps": {name: row["real"] for name, row in networks.items()},
+        f"real, {many} steps": {name: row["real_more"] for name, row in networks.items()},
+    }
+    taught, real, _ = arms.values()
+    better = [name for name in networks if taught[name]["mean"] > real[name]["mean"]]
+    rows = "<tr><th>network</th>" + "".join(f'<th scope="col">{arm}</th>' for arm in arms) + "</tr>"
+    for name, row in networks.items():
+        rows += f'<tr><th scope="row">{escape(name)}: {escape(row["about"])}</th>'
+        for arm, cells in arms.items():
+            cell = cells[name]
+            best = ' class="best"' if arm == "taught" and name in better else ""
+            sizes = f" ({cell['optimizer']}, {cell['lr']:g})" if "optimizer" in cell else ""
+            shown = f"{_percent(cell['mean'])} ± {_percent(cell['std'])}{sizes}"
+            rows += f'<td style="--heat:{cell["mean"]:.3f}"{best}>{shown}</td>'
+        rows += "</tr>"
+    means = [_percent(float(np.mean([cell["mean"] for cell in cells.values()]))) for cells in arms.values()]
+    caption = (
+        f"Test accuracy of torch modules that the teacher never met, after {few} steps: {means[0]} in the "
+        f"mean, {means[1]} on real data with as many steps and {means[2]} with {many}. {len(better)} of "
+        f"{len(networks)} (outlined) learn more from the curriculum than from as many real steps. Mean ± 1 "
+        f"standard deviation over n = {matrix['n_learners']} fresh networks each; on real data SGD or Adam "
+        "and its rate as they did best for that network on validation data."
+    )
+    table = f'<div class="scroll" tabindex="0"><table class="heat">{rows}</table></div>'
+    return page.card("Networks never met", table, caption)
 
 
 def _settings(run: _Run) -> str:

@@ -19,6 +19,7 @@ class Purpose(IntEnum):
     TEST = 5
     CURRICULUM = 6
     POOL = 7
+    OWN = 8
     SCORING = 101
     TUNED_NETWORKS = 102
     PROPOSAL = 103

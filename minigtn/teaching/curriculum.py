@@ -58,10 +58,10 @@ class Curriculum:
     features, such as the observations of an agent · y: (T, B, K) class probabilities · lr, momentum: (T,) ·
     mean, std: per channel, of the pixels in [0, 1] that a real image is standardized with; per feature of a
     vector (an agent's curriculum has 0 and 1: it takes observations as they are) · provenance: where it came
-    from · optimizer: of the inner steps (sgd, adam or rmsprop, with torch's usual constants; momentum
-    is Adam's beta1). Memory: ``4 * T*B*C*H*W`` bytes. ValueError for shapes that do not fit each other, and
-    for what cannot be right: numbers that are not finite, labels that are no probabilities, lr below 0,
-    momentum outside [0, 1), std not above 0.
+    from · optimizer: of the inner steps (sgd, adam, muadam or rmsprop, with torch's usual constants;
+    momentum is Adam's beta1). Memory: ``4 * T*B*C*H*W`` bytes. ValueError for shapes that do not fit each
+    other, and for what cannot be right: numbers that are not finite, labels that are no probabilities, lr
+    below 0, momentum outside [0, 1), std not above 0.
     """
 
     x: Tensor

@@ -84,7 +84,7 @@ class Pupil:
         The state is kept in float32 at least, so that weights of half precision gather small steps.
         """
         self.restore()
-        optimizer = OPTIMIZERS[steps.optimizer]
+        optimizer = OPTIMIZERS[steps.optimizer].fitted(p.shape for p in self.parameters)
         state = optimizer.start(torch.cat([p.detach().flatten().to(self.wide) for p in self.parameters]))
         lr = steps.lr.to(state[0])
         momentum = steps.momentum.to(state[0])

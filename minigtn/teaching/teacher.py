@@ -18,13 +18,14 @@ from torch import Tensor, nn
 
 from minigtn.data import Split
 from minigtn.inner.optimizers import OPTIMIZERS
-from minigtn.teaching.curriculum import TrainingData
+from minigtn.teaching.curriculum import TrainingData, load_curriculum
 from minigtn.teaching.generator import generate, init_generator
 
 LR_RANGE = (1e-4, 10.0)
 MOMENTUM_MAX = 0.99
 # learned labels start as softmax(CONFIDENCE * one-hot): .86 for the right one of ten classes
 CONFIDENCE = 4.0
+START_MAX = 0.98  # of the tanh that a pixel begins at, or it could hardly move
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,10 @@ class TeacherConfig:
     images: Literal["generator", "pixels", "real"] = "generator"
     """What makes the images: the generator; pixels learned one by one (dataset distillation); or nothing:
     real images, in an order drawn anew for every learner, so that only the step sizes are learned."""
+    start: str = ""
+    """What learned pixels begin as: the images of a curriculum of the same size, by its name, file or run's
+    folder; without one they begin as noise. So a curriculum is refined, for other learners or another
+    optimizer."""
     z: Literal["learned", "gaussian", "random"] = "learned"
     """The generator's input vectors: learned (a curriculum); drawn anew for every learner with a learned mean
     and scale; or drawn anew from the standard normal distribution (no curriculum)."""
@@ -58,9 +63,9 @@ class TeacherConfig:
     """Width of the generator's first layer."""
     channels: tuple[int, int] = (128, 64)
     """Channels of the generator at a quarter and at half of the image size."""
-    optimizer: Literal["sgd", "adam", "rmsprop"] = "sgd"
-    """The learner's optimizer; its momentum is Adam's beta1. Not with the adjoint 'reversible' but for
-    sgd."""
+    optimizer: Literal["sgd", "adam", "muadam", "rmsprop"] = "sgd"
+    """The learner's optimizer; its momentum is Adam's beta1. muadam is Adam with width-aware steps, for
+    learners of many widths. Not with the adjoint 'reversible' but for sgd."""
     lr: float = 0.02
     """Initial inner learning rate, learned per step within (1e-4, 10) on a logarithmic scale."""
     momentum: float = 0.5
@@ -83,6 +88,11 @@ class TeacherConfig:
             raise ValueError(
                 f"z='{self.z}' is the input of a generator, and images='{self.images}' has none; leave z at "
                 "'learned'"
+            )
+        if self.start and self.images != "pixels":
+            raise ValueError(
+                f"start={self.start!r} is what learned pixels begin as; set images to 'pixels', not "
+                f"'{self.images}'"
             )
         if self.images == "real" and (self.order, self.labels) != ("fixed", "fixed"):
             raise ValueError(
@@ -175,7 +185,8 @@ class Teacher(nn.Module):
             if config.z == "gaussian":
                 self.z_log_scale = nn.Parameter(torch.zeros_like(learned))
         if config.images == "pixels":
-            self.pixels = nn.Parameter(torch.randn(T, B, *image_shape, generator=rng, dtype=dtype))
+            raw = torch.randn(T, B, *image_shape, generator=rng, dtype=dtype)
+            self.pixels = nn.Parameter(self._pixels_of(config.start).to(dtype) if config.start else raw)
         if config.images == "real" and real is None:
             raise ValueError("a teacher of real images needs them: give the training split as real=")
         if config.labels == "learned":
@@ -191,6 +202,19 @@ class Teacher(nn.Module):
                 self.register_parameter(name, nn.Parameter(steps))
             else:
                 self.register_buffer(name, steps, persistent=False)
+
+    def _pixels_of(self, source: str) -> Tensor:
+        """What makes the images of that curriculum, (T, B, C, H, W). ValueError where it does not fit."""
+        curriculum = load_curriculum(source)
+        given = tuple(curriculum.x.shape)
+        wanted = (*self.classes.shape[:2], *self.image_shape)
+        if given != wanted or not curriculum.y.argmax(-1).equal(self.classes.argmax(-1)):
+            raise ValueError(
+                f"the curriculum {source!r} holds {given} images, and this teacher makes {wanted}, image i "
+                f"of class i mod {self.n_classes} in every batch; set inner_steps, batch_size and the data "
+                "set to those of the curriculum"
+            )
+        return torch.atanh((curriculum.x / 2).clamp(-START_MAX, START_MAX))
 
     def images(self, seed: int = 0) -> Tensor:
         """All images in one call: (T, B, C, H, W), in standardized units; within (-2, 2) unless real."""

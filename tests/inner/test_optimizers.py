@@ -8,15 +8,18 @@ import pytest
 import torch
 
 import minigtn
-from minigtn import SGD, Adam, Checkpointed, Readout, Reversible, RMSprop, Unrolled
-from minigtn.inner.optimizers import Optimizer
+from minigtn import SGD, Adam, Checkpointed, MuAdam, Readout, Reversible, RMSprop, Unrolled
+from minigtn.inner.optimizers import Optimizer, lr_ratio
 from minigtn.studies.check import DIFFERENCE_TOLERANCE, TOLERANCE, difference_from_differences
 from minigtn.studies.problems import adam_problem, relative_difference
 from problems import DISTORTIONS, QUADRATIC_W0, problem, quadratic, quadratic_batches
 
-OPTIMISERS = (SGD(), Adam(), Adam(beta2=0.9, eps=1e-3), RMSprop(), RMSprop(alpha=0.5, eps=1e-3))
+OPTIMISERS = (
+    *(SGD(), Adam(), Adam(beta2=0.9, eps=1e-3), RMSprop(), RMSprop(alpha=0.5, eps=1e-3)),
+    *(MuAdam(base=2.0), MuAdam(beta2=0.9, eps=1e-3, base=3.0)),
+)
 # for central differences: no near-jump where a gradient passes zero
-SMOOTH = (SGD(), Adam(eps=0.1), RMSprop(eps=0.1))
+SMOOTH = (SGD(), Adam(eps=0.1), RMSprop(eps=0.1), MuAdam(eps=0.1, base=3.0))
 
 
 @cache
@@ -31,6 +34,9 @@ def case(name, optimizer, every=3):
 def torchs(optimizer, params, lr, momentum):
     if isinstance(optimizer, SGD):
         return torch.optim.SGD(params, lr, momentum)
+    if isinstance(optimizer, MuAdam):
+        groups = [{"params": [p], "lr": lr * lr_ratio(p.shape, optimizer.base)} for p in params]
+        return torch.optim.Adam(groups, lr, (momentum, optimizer.beta2), optimizer.eps)
     if isinstance(optimizer, Adam):
         return torch.optim.Adam(params, lr, (momentum, optimizer.beta2), optimizer.eps)
     return torch.optim.RMSprop(params, lr, optimizer.alpha, optimizer.eps, momentum=momentum)
@@ -72,6 +78,49 @@ def test_bias_correction_with_a_schedule_of_momentum():
     torch.testing.assert_close(trained["w"], torch.full((2,), -0.5, dtype=torch.float64), rtol=1e-12, atol=0)
 
 
+WIDE = {"kernel": (4, 2, 3, 3), "bias": (4,), "dense": (3, 16), "scale": (), "row": (1, 5)}
+
+
+def test_ratios_follow_from_shapes():
+    """Yang & Hu 2022, table 3: Adam's learning rate falls with fan_in for matrices and stays for vectors."""
+    assert [lr_ratio(shape, 36.0) for shape in WIDE.values()] == [2.0, 1.0, 2.25, 1.0, 7.2]
+    assert lr_ratio((128, 256)) == 0.5 * lr_ratio((128, 128)) == lr_ratio((7, 256))
+    fitted = MuAdam(base=36.0).fitted(WIDE.values(), copies=2)
+    assert fitted.ratios == ((144, 2.0), (8, 1.0), (96, 2.25), (2, 1.0), (10, 7.2))
+    assert fitted.fitted([(3,)]) is fitted
+    assert SGD().fitted([(3,)]) == SGD()
+
+
+@pytest.mark.parametrize("adjoint", [Unrolled(), Checkpointed(2)], ids=str)
+def test_width_aware_steps_are_those_of_torch_optim_with_groups(adjoint):
+    rng = torch.Generator().manual_seed(0)
+    start = {name: torch.randn(s, generator=rng, dtype=torch.float64) for name, s in WIDE.items()}
+    targets = tuple(torch.randn(6, *s, generator=rng, dtype=torch.float64) for s in WIDE.values())
+    optimizer = MuAdam(beta2=0.99, base=10.0)
+
+    def loss(params, batch):
+        return sum(((w - c) ** 2).sum() for w, c in zip(params.values(), batch, strict=True))
+
+    found = minigtn.sgd(loss, start, targets, 0.05, 0.8, adjoint, optimizer=optimizer)
+    params = {name: w.clone().requires_grad_() for name, w in start.items()}
+    theirs = torchs(optimizer, params.values(), 0.05, 0.8)
+    for t in range(6):
+        theirs.zero_grad()
+        loss(params, [c[t] for c in targets]).backward()
+        theirs.step()
+    plain = minigtn.sgd(loss, start, targets, 0.05, 0.8, optimizer=Adam(beta2=0.99))
+    for name, w in params.items():
+        assert relative_difference(found[name].detach(), w.detach()) < 1e-12
+        differs = relative_difference(found[name].detach(), plain[name].detach()) > 1e-2
+        assert differs == (len(WIDE[name]) > 1)
+
+
+def test_steps_for_other_weights_are_refused():
+    for optimizer in (MuAdam(), MuAdam().fitted([(2, 3)])):
+        with pytest.raises(ValueError, match=r"fitted to (0|6) weights and was given 5; call fitted"):
+            optimizer.start(torch.zeros(5))
+
+
 # ---- the gradients ----
 
 
@@ -101,6 +150,7 @@ def test_pull_back_is_the_gradient_of_the_step(optimizer):
     """SGD's closed form against autograd, and autograd's against central differences of the step."""
     w, g, u = torch.randn(3, 6, dtype=torch.float64)
     lr, momentum = torch.tensor([0.1, 0.75], dtype=torch.float64)
+    optimizer = optimizer.fitted([(3,), (1, 3)])
     state = optimizer.step(optimizer.start(w), u, lr, momentum)
     d_next = tuple(map(torch.randn_like, state))
     found = optimizer.pull_back(state, g, lr, momentum, d_next)
@@ -149,6 +199,22 @@ def test_a_pull_back_that_is_slightly_wrong_is_found_out(what, distort):
     assert worst < TOLERANCE if what == 4 else worst > 1000 * TOLERANCE
 
 
+class Forgetful(MuAdam):
+    """MuAdam that takes all weights for vectors on the way back."""
+
+    def pull_back(self, state, *args):
+        return super().pull_back((*state[:-1], torch.ones_like(state[-1])), *args)
+
+
+@pytest.mark.parametrize(("kind", "right"), [(MuAdam, True), (Forgetful, False)])
+def test_a_way_back_without_the_ratios_is_found_out(kind, right):
+    p = dataclasses.replace(adam_problem(), optimizer=kind(eps=0.1, base=20.0))
+    expected = p.gradients(Unrolled())
+    found = p.gradients(Checkpointed())
+    worst = max(relative_difference(found[name], d) for name, d in expected.items())
+    assert worst < TOLERANCE if right else worst > 1000 * TOLERANCE
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("adjoint", [Unrolled(), Checkpointed(3)], ids=str)
 @pytest.mark.parametrize("optimizer", OPTIMISERS, ids=str)
@@ -178,6 +244,7 @@ def test_a_gradient_of_exactly_zero(optimizer, adjoint, dtype):
 @pytest.mark.parametrize("optimizer", OPTIMISERS[1:], ids=str)
 def test_without_the_floor_zero_would_be_nan(optimizer, monkeypatch):
     monkeypatch.setattr("minigtn.inner.optimizers.ROOT_FLOOR", 0.0)
+    optimizer = optimizer.fitted([(3,)])
     state = optimizer.start(torch.ones(3))
     g = torch.zeros(3)
     assert optimizer.pull_back(state, g, torch.tensor(0.1), torch.tensor(0.5), state)[1].isnan().all()
@@ -187,6 +254,7 @@ def test_without_the_floor_zero_would_be_nan(optimizer, monkeypatch):
 @pytest.mark.parametrize("optimizer", OPTIMISERS, ids=str)
 def test_a_step_along_zero_can_be_differentiated_twice(optimizer, dtype):
     lr, momentum = torch.tensor([0.1, 0.5], dtype=dtype)
+    optimizer = optimizer.fitted([(3,)])
     state = optimizer.start(torch.randn(3, dtype=dtype))
     g = torch.zeros(3, dtype=dtype)
     *state, g, lr, momentum = inputs = [x.clone().requires_grad_() for x in (*state, g, lr, momentum)]
@@ -217,6 +285,8 @@ def test_reversible_reverses_sgd_alone(optimizer):
     [
         (lambda: Adam(beta2=1), "0 <= beta2 < 1, not 1"),
         (lambda: Adam(eps=-1e-8), "eps >= 0"),
+        (lambda: MuAdam(base=0), "positive base, not 0"),
+        (lambda: MuAdam(beta2=1), "0 <= beta2 < 1, not 1"),
         (lambda: RMSprop(alpha=-0.1), "0 <= alpha < 1"),
         (lambda: RMSprop(eps=float("nan")), "eps >= 0, not nan"),
     ],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from minigtn import Learner, data, sgd
+from minigtn import SGD, Learner, MuAdam, Optimizer, data, sgd
 from minigtn.outer import batched
 from minigtn.outer.batched import Cohort, cohorts
 from tiny import LEARNER
@@ -21,17 +21,23 @@ def own_batches(seeds: list[int]) -> list[tuple[torch.Tensor, torch.Tensor]]:
 
 
 @pytest.mark.parametrize("shared", [True, False], ids=["one batch for all", "batches of their own"])
-def test_alone_and_stacked_are_the_same(shared: bool) -> None:
+@pytest.mark.parametrize(("optimizer", "lr"), [(SGD(), 0.2), (MuAdam(), 0.02)], ids=["sgd", "muadam"])
+def test_alone_and_stacked_are_the_same(optimizer: Optimizer, lr: float, shared: bool) -> None:
+    def trained(cohort: Cohort, batches: tuple[torch.Tensor, ...]) -> list[dict[str, torch.Tensor]]:
+        start = cohort.start(torch.float64)
+        fitted = cohort.fitted(optimizer, start)
+        return cohort.members(sgd(cohort.loss, start, batches, lr, 0.5, optimizer=fitted))
+
     own = own_batches(SEEDS)
     together = Cohort(LEARNERS, SEEDS)
     batches = own[0] if shared else together.batches(own)
-    found = together.members(sgd(together.loss, together.start(torch.float64), batches, 0.2, 0.5))
+    found = trained(together, batches)
     assert len(found) == 3
     losses = []
     for i, seed in enumerate(SEEDS):
         alone = Cohort(LEARNERS, [seed])
         batch = alone.batches([own[0 if shared else i]])
-        (expected,) = alone.members(sgd(alone.loss, alone.start(torch.float64), batch, 0.2, 0.5))
+        (expected,) = trained(alone, batch)
         assert expected.keys() == found[i].keys()
         for name, weight in expected.items():
             torch.testing.assert_close(found[i][name], weight, rtol=1e-9, atol=1e-11)

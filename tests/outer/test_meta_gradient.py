@@ -15,7 +15,7 @@ from minigtn.networks.learners import Learner
 from minigtn.outer import meta_gradient
 from minigtn.outer.batched import Cohort
 from minigtn.outer.loop import MetaTraining
-from minigtn.outer.meta_gradient import estimated_bytes, learner_for, meta_loss, real_readout
+from minigtn.outer.meta_gradient import base_learner, estimated_bytes, learner_for, meta_loss, real_readout
 from minigtn.runs.seeds import Purpose, seed_for
 from minigtn.teaching.teacher import VARIANTS, Teacher, variant
 from tiny import LEARNER, META, TEACHER, tiny
@@ -62,7 +62,10 @@ def test_meta_gradient_is_that_of_finite_differences(digits: Dataset, name: str)
     assert slope == pytest.approx(difference, rel=1e-5)
 
 
-@pytest.mark.parametrize("settings", [{}, {"optimizer": "adam", "lr": 0.003}, {"images": "pixels"}])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, *({"optimizer": name, "lr": 0.003} for name in ("adam", "muadam")), {"images": "pixels"}],
+)
 def test_learners_in_one_pass_give_the_mean_of_their_meta_gradients(
     digits: Dataset, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,6 +102,34 @@ def test_sampled_learners_have_architectures_of_their_own(digits: Dataset) -> No
     assert learner_for(tiny(), digits, 3).config == LEARNER
 
 
+def test_ordinary_networks_come_beside_the_runs_own(digits: Dataset) -> None:
+    config = tiny(learners=4, sample_learners="ordinary")
+    learners = [learner_for(config, digits, seed) for seed in range(300)]
+    assert 75 < sum(learner == base_learner(config, digits) for learner in learners) < 125
+    assert len({learner for learner in learners}) > 120
+    training = MetaTraining(config, digits)
+    assert all(training.meta_gradient._learner(0, seed) == learners[seed] for seed in range(20))
+    record = training.outer_step()
+    assert record.skipped == 0
+    assert record.grad_norm > 0
+    assert 0 <= training.validate() <= 1
+    without = tiny(sample_learners="ordinary", sample_own=0.0)
+    assert base_learner(config, digits) not in [learner_for(without, digits, seed) for seed in range(60)]
+
+
+def test_a_pool_of_ordinary_networks_stands_beside_the_runs_own(digits: Dataset) -> None:
+    config = tiny(learners=2, sample_learners="ordinary", sample_pool=3, graphs="on")
+    assert config.meta.architectures == 4
+    training = MetaTraining(config, digits)
+    seeds = range(200)
+    drawn = [training.meta_gradient._learner(0, seed) for seed in seeds]
+    assert len({id(learner) for learner in drawn}) == 4
+    assert 45 < sum(learner is training.meta_gradient._own for learner in drawn) < 90
+    for _ in range(6):
+        assert training.outer_step().skipped == 0
+    assert 1 < training.meta_gradient.adjoint._captured.captures <= 4
+
+
 def test_learners_come_from_a_search_space(digits: Dataset) -> None:
     sizes = {"sample_learners": "nas-bench-201", "sample_channels": 4, "sample_cells": 1}
     training = MetaTraining(tiny(learners=2, **sizes), digits)
@@ -128,6 +159,8 @@ def test_the_runs_own_learner_comes_first(digits: Dataset) -> None:
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
+        ({"sample_own": 1.0}, "from 0 to below 1 .* not 1.0"),
+        ({"sample_own": -0.1}, "share of the draws"),
         ({"sample_after": -1}, "meta.sample_after must be at least 0, not -1"),
         ({"sample_learners": "zoo", "graphs": "on"}, "meta.graphs holds the steps of each architecture"),
         ({"sample_learners": "zoo", "compile": "on"}, "give meta.sample-pool, too"),

@@ -253,6 +253,40 @@ def test_results_of_older_versions_are_drawn_and_say_what_is_missing(tmp_path: P
     assert "training one learner" not in text
 
 
+def matrix() -> dict[str, Any]:
+    def row(taught: float, real: float, more: float) -> dict[str, Any]:
+        sizes = {"lr": 0.003, "momentum": 0.9, "optimizer": "adam"}
+        return {
+            "about": "of <two> parts",
+            "sampled": False,
+            "taught": {"curriculum": {"mean": taught, "std": 0.0123}},
+            "real": {"mean": real, "std": 0.02, **sizes},
+            "real_more": {"mean": more, "std": 0.01, **sizes},
+        }
+
+    rows = {"mlp": row(0.8123, 0.7, 0.9), "tiny-vit": row(0.2, 0.3, 0.85)}
+    return {"inner_steps": 4, "batch_size": 5, "more_steps": 40, "n_learners": 3, "rows": rows}
+
+
+def test_networks_never_met_have_a_table(tmp_path: Path) -> None:
+    judged = result() | {"transfer": matrix()}
+    page = run_page.write(make_run(tmp_path / "run", records(), curriculum(), judged))
+    text = text_of(page)
+    assert "Networks never met" in text
+    assert "mlp: of &lt;two&gt; parts 81.2% ± 1.2% 70.0% ± 2.0% (adam, 0.003) 90.0%" in text
+    assert (
+        "after 4 steps: 50.6% in the mean, 50.0% on real data with as many steps and 87.5% with 40." in text
+    )
+    assert "1 of 2 (outlined) learn more from the curriculum than from as many real steps" in text
+    assert "n = 3 fresh networks each" in text
+    assert page.read_text().count('" class="best">81.2%') == 1
+    assert '" class="best">20.0%' not in page.read_text()
+
+
+def test_a_run_without_a_matrix_has_no_table(finished: Path) -> None:
+    assert "never met" not in text_of(finished)
+
+
 def test_a_run_with_no_finite_meta_loss_is_drawn(tmp_path: Path) -> None:
     # null stands for NaN, which JSON does not have
     metrics = [{**record, "meta_loss": None} for record in records(3)]

@@ -61,3 +61,10 @@ def test_a_torch_model_learns_from_it(name: str, dataset: str, least: float) -> 
             )
         assert untaught < 0.4
     assert sum(accuracies) / 3 > least, accuracies
+
+
+def test_the_curriculum_for_the_papers_learner_says_so() -> None:
+    curriculum = load_curriculum("mnist-paper")
+    assert curriculum.x.shape == (32, 128, 1, 28, 28)
+    assert curriculum.optimizer == "sgd"
+    assert curriculum.provenance["config"]["learner"]["channels"] == [64, 128]

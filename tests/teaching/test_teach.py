@@ -21,7 +21,7 @@ from minigtn.networks.unmet import UNMET
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
 @pytest.mark.parametrize("momentum", [None, (0.9, 0.0, 0.5, 0.9), (0.0, 0.9, 0.9, 0.0)])
-@pytest.mark.parametrize("optimizer", ["sgd", "adam", "rmsprop"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "muadam", "rmsprop"])
 def test_teach_takes_the_steps_of_the_inner_loop(
     dtype: torch.dtype, tolerance: float, momentum: tuple[float, ...] | None, optimizer: str
 ) -> None:

@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from minigtn import data
+from minigtn import data, load_curriculum
 from minigtn.teaching.teacher import LR_RANGE, MOMENTUM_MAX, VARIANTS, Teacher, TeacherConfig, variant
 from tiny import TEACHER
 
@@ -223,3 +223,18 @@ def test_an_unknown_variant_is_one_sentence() -> None:
         match="there is no curriculum variant 'half'; the variants are full, batches-shuffled, all-shuffled",
     ):
         variant(TEACHER, "half")
+
+
+def test_learned_pixels_can_begin_as_a_curriculum() -> None:
+    config = TeacherConfig(inner_steps=10, batch_size=32, images="pixels", start="digits-10")
+    shipped = load_curriculum("digits-10")
+    images = Teacher(config, (1, 8, 8), 10, 0).images()
+    assert (images - shipped.x).abs().max() < 0.04
+    assert (images - shipped.x).abs().mean() < 0.01
+    for changes in ({"batch_size": 30}, {"inner_steps": 9}):
+        with pytest.raises(
+            ValueError, match=r"'digits-10' holds \(10, 32, 1, 8, 8\) images, and this teacher"
+        ):
+            Teacher(dataclasses.replace(config, **changes), (1, 8, 8), 10, 0)
+    with pytest.raises(ValueError, match="set images to 'pixels', not 'generator'"):
+        TeacherConfig(start="digits-10")

@@ -1,12 +1,13 @@
 """The transfer matrix: does a curriculum teach learners that its teacher never met?
 
-    from minigtn.studies.transfer import table, transfer result = transfer(config, data, {"one learner":
-    load_curriculum("runs/a"), "sampled": load_curriculum("runs/b")}, path) print(table(result))
+    result = transfer(config, data, {"one": load_curriculum("runs/a"), "many": load_curriculum("digits-10")})
+    print(table(result))
 
-Rows are the learners of :data:`minigtn.networks.families.LEARNERS`, scaled from the run's own; columns are
-the curricula, real data with as many steps and images, and real data with many times the steps. What a
-learner reaches with more real data says what it can: a curriculum that teaches *every learner that reaches
-.95 on real data* is the claim to be read off.
+Rows are the learners of :data:`minigtn.networks.families.LEARNERS`, scaled from the run's own and taught with
+the step sizes as they are, and the ordinary networks of :data:`minigtn.networks.unmet.UNMET`, taught by
+:func:`minigtn.teach` (:mod:`minigtn.outer.modules`). Columns are the curricula, real data with as many steps
+and images, and real data with many times the steps. What a learner reaches with more real data says what it
+can: a curriculum that teaches *every learner that reaches .95 on real data* is the claim to be read off.
 """
 
 from __future__ import annotations
@@ -21,15 +22,31 @@ from torch import Tensor
 from minigtn.config import RunConfig
 from minigtn.data.datasets import Dataset
 from minigtn.networks.families import LEARNERS
-from minigtn.networks.learners import Classifier
+from minigtn.networks.learners import Classifier, LearnerConfig
+from minigtn.networks.unmet import UNMET
+from minigtn.outer import modules
 from minigtn.outer.evaluate import finalists, real_curves, taught_curves, tune_real_arm
 from minigtn.runs.files import environment, read_json, write_json
 from minigtn.runs.progress import progress_bar
 from minigtn.runs.seeds import Purpose, seed_for
-from minigtn.runs.settings import require_same, to_dict
+from minigtn.runs.settings import from_dict, require_same, to_dict
 from minigtn.teaching.curriculum import Curriculum
 
 GOOD = 0.95  # test accuracy that counts as having learned
+ROWS = (*LEARNERS, *UNMET)
+
+
+def settings_of(curriculum: Curriculum) -> RunConfig:
+    """Data set, learner and seed of the run that made the curriculum, as it remembers them; all else as by
+    default. ValueError where it does not say, or is for agents."""
+    made = curriculum.provenance.get("config")
+    if not isinstance(made, dict) or not {"dataset", "learner"} <= made.keys():
+        raise ValueError(
+            "this curriculum does not say which data set and learner it was made for; give a run's folder "
+            "first"
+        )
+    learner = from_dict(LearnerConfig, made["learner"])
+    return RunConfig(dataset=made["dataset"], learner=learner, seed=made.get("seed", 0))
 
 
 def transfer(
@@ -59,12 +76,11 @@ def transfer(
     if more < 1:
         raise ValueError(f"more must be at least 1 times the steps of the curricula, not {more}")
     T, B = _steps_and_batch(data, curricula)
-    names = list(LEARNERS if names is None else names)
-    unknown = [name for name in names if name not in LEARNERS]
+    names = list(ROWS if names is None else names)
+    unknown = [name for name in names if name not in ROWS]
     if unknown or not names:
         raise ValueError(
-            f"there is no learner {', '.join(unknown) or '(none given)'}; the learners are "
-            f"{', '.join(LEARNERS)}"
+            f"there is no learner {', '.join(unknown) or '(none given)'}; the learners are {', '.join(ROWS)}"
         )
     settings = {
         "dataset": data.name,
@@ -86,7 +102,10 @@ def transfer(
     bar = progress_bar(names, desc="transfer", unit="learner")
     for name in bar:
         bar.set_postfix_str(name)
-        if name not in rows:
+        if name not in rows and name in UNMET:
+            n = config.evaluation.learners
+            rows[name] = modules.row(UNMET[name], config, data, curricula, T, B, more, n)
+        elif name not in rows:
             entry = LEARNERS[name]
             learner = entry.build(config.learner, data.image_shape, data.n_classes)
             rows[name] = {
@@ -96,7 +115,7 @@ def transfer(
             }
         result = {
             **counts,
-            "rows": {name: rows[name] for name in LEARNERS if name in rows},
+            "rows": {name: rows[name] for name in ROWS if name in rows},
             "settings": settings,
             **made,
         }
@@ -128,7 +147,7 @@ def table(result: Mapping[str, Any]) -> str:
             for cell, width in zip(row, widths, strict=True)
         )
         lines.append(f"{name}{'' if result['rows'][name]['sampled'] else ' *'}".ljust(wide) + "".join(shown))
-    lines.append("* of a family that zoo.sample never makes")
+    lines.append("* of a family that no pool holds")
     able = [
         name
         for name, row in result["rows"].items()

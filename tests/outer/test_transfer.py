@@ -15,11 +15,10 @@ from minigtn import Curriculum, data
 from minigtn.config import EvaluationConfig, RunConfig
 from minigtn.data.datasets import Dataset, Split
 from minigtn.networks.families import LEARNERS
-from minigtn.outer import evaluate
+from minigtn.outer import evaluate, transfer
 from minigtn.outer.evaluate import real_batches, real_curves, taught_curves
+from minigtn.outer.transfer import table
 from minigtn.runs.seeds import Purpose, seed_for
-from minigtn.studies import transfer
-from minigtn.studies.transfer import table
 from tiny import LEARNER, TINY
 
 GRID = EvaluationConfig(learners=2, real_lrs=(0.01, 0.1, 0.3), real_momenta=(0.5,), tuning_learners=1)
@@ -158,8 +157,8 @@ def test_what_does_not_fit_is_refused(digits: Dataset, curricula: dict[str, Curr
         match=r"'one' teaches 10 classes of \(1, 28, 28\) images, but digits has 10 of \(1, 8, 8\)",
     ):
         transfer.transfer(CONFIG, digits, {"one": large})
-    with pytest.raises(ValueError, match=r"no learner resnet; the learners are base, wide"):
-        transfer.transfer(CONFIG, digits, curricula, names=["base", "resnet"])
+    with pytest.raises(ValueError, match=r"no learner vgg; the learners are base, wide"):
+        transfer.transfer(CONFIG, digits, curricula, names=["base", "vgg"])
     with pytest.raises(ValueError, match="at least 1"):
         transfer.transfer(CONFIG, digits, curricula, more=0)
 
