@@ -2,9 +2,9 @@
 
     python book/playground/build.py OUT.html          # also called by book/conf.py
 
-A page opened from a folder (file://) may neither fetch nor import; so the worker's script is text in the page,
-started from a Blob, and the data are base64. The content security policy lets nothing else run, by hashes, and
-nothing be fetched from anywhere.
+A page opened from a folder (file://) may neither fetch nor import; so the worker's script is text in the
+page, started from a Blob, and the data are base64. The content security policy lets nothing else run, by
+hashes, and nothing be fetched from anywhere.
 """
 
 from __future__ import annotations
@@ -31,7 +31,16 @@ WORKER = (
     "teaching.js",
     "worker.js",
 )
-PAGE = ("random.js", "problems.js", "page.js", "drawing.js", "digits.js", "teacher.js", "cartpole.js", "main.js")
+PAGE = (
+    "random.js",
+    "problems.js",
+    "page.js",
+    "drawing.js",
+    "digits.js",
+    "teacher.js",
+    "cartpole.js",
+    "main.js",
+)
 
 
 def _base64(array: np.ndarray) -> str:

@@ -181,7 +181,7 @@ class DigitsTab {
   }
 
   drawPad() {
-    const context = byId("digits-pad").getContext("2d");
+    const context = byId("digits-pad").getContext("2d", { willReadFrequently: true });
     context.fillStyle = "#000";
     context.fillRect(0, 0, 280, 280);
     if (this.picture) context.drawImage(this.picture, 0, 0, 280, 280);

@@ -36,7 +36,10 @@ LEARNERS = {
 }
 
 
-def accuracy(learner: Learner, data: tuple[torch.Tensor, ...], lr: float, momentum: float, seed: int) -> float:
+Data = tuple[torch.Tensor, ...]
+
+
+def accuracy(learner: Learner, data: Data, lr: float, momentum: float, seed: int) -> float:
     """Validation accuracy of a fresh learner after STEPS steps on real batches of its own. `data`: training
     images and labels, validation images and labels."""
     images, labels, valid_images, valid_labels = data
@@ -50,7 +53,7 @@ def accuracy(learner: Learner, data: tuple[torch.Tensor, ...], lr: float, moment
         return (learner(params, valid_images).argmax(1) == valid_labels).float().mean().item()
 
 
-def tuned(learner: Learner, data: tuple[torch.Tensor, ...]) -> tuple[float, float]:
+def tuned(learner: Learner, data: Data) -> tuple[float, float]:
     """Learning rate and momentum with the best mean validation accuracy."""
     best = (-1.0, 0.0, 0.0)
     for lr in RATES:
@@ -68,7 +71,8 @@ def main() -> None:
     mnist = minigtn.data.load("mnist", parser.parse_args().data_dir)
 
     def pixels(split: minigtn.data.datasets.Split, n: int) -> np.ndarray:
-        return (255 * (split.x[:n] * mnist.std[0] + mnist.mean[0])).round().to(torch.uint8).view(n, 784).numpy()
+        shares = split.x[:n] * mnist.std[0] + mnist.mean[0]
+        return (255 * shares).round().to(torch.uint8).view(n, 784).numpy()
 
     data = (mnist.train.x, mnist.train.y, mnist.valid.x[:2000], mnist.valid.y[:2000])
     real = {}
