@@ -5,8 +5,8 @@ const MOST_ANGLE = (12 * Math.PI) / 180;
 const MOST_POSITION = 2.4;
 const PUSH = 0.6; // of the visitor: so much the angular velocity changes, rad/s
 
-/** The next state [x, x_dot, theta, theta_dot] (m, rad) after a push to the left (0) or right (1): the equations
- * of minigtn.agents.environments. */
+/** The next state [x, x_dot, theta, theta_dot] (m, rad) after a push to the left (0) or right (1): the
+ * equations of minigtn.agents.environments. */
 function cartpoleStep([x, xDot, theta, thetaDot], action) {
   const { gravity, length, masspole, masscart, force, tau } = CARTPOLE;
   const mass = masspole + masscart;

@@ -12,9 +12,11 @@ class DigitsTab {
     this.player = new Player(byId("digits-play"), this.queue, () => this.step());
     byId("digits-step").addEventListener("click", () => this.queue.add(() => this.step()));
     byId("digits-fresh").addEventListener("click", () => this.reset());
-    for (const id of ["digits-source", "digits-network"]) byId(id).addEventListener("change", () => this.reset());
+    byId("digits-source").addEventListener("change", () => this.reset());
+    byId("digits-network").addEventListener("change", () => this.reset());
     byId("digits-factor").addEventListener("input", () => {
       byId("digits-factor-shown").textContent = String(this.factor());
+      byId("digits-factor").setAttribute("aria-valuetext", `times ${this.factor()}`);
     });
     byId("digits-factor").addEventListener("change", () => this.reset());
     byId("digits-clear").addEventListener("click", () => this.erase());
@@ -36,7 +38,8 @@ class DigitsTab {
   reset() {
     this.player.pause();
     return this.queue.add(async () => {
-      if (this.curve.length > 1) this.earlier = [...this.earlier.slice(-7), { points: this.curve, kind: this.kind }];
+      if (this.curve.length > 1) this.earlier.push({ points: this.curve, kind: this.kind });
+      this.earlier = this.earlier.slice(-8);
       const chosen = byId("digits-source").value;
       this.kind = chosen;
       say("Compiling ...");
@@ -65,8 +68,9 @@ class DigitsTab {
     this.milliseconds += state.milliseconds;
     this.take(state);
     if (this.taken < 32) return true;
+    const seconds = (this.milliseconds / 1000).toFixed(2);
     say(state.finite
-      ? `Taught in 32 steps (${(this.milliseconds / 1000).toFixed(2)} s of them): it reads ${percent(state.accuracy)}.`
+      ? `Taught in 32 steps (they took ${seconds} s): it reads ${percent(state.accuracy)}.`
       : "It has diverged: numbers too large for a float. Try smaller learning rates.");
     return false;
   }
@@ -96,7 +100,8 @@ class DigitsTab {
       ticks: { x: [0, 8, 16, 24, 32], y: [0, 0.5, 1] },
       name: (share) => `${100 * share} %`,
     });
-    chart.setAttribute("aria-label", `After ${this.taken} steps ${percent(accuracy)} of the test digits are read`);
+    const said = `After ${this.taken} steps ${percent(accuracy)} of the test digits are read`;
+    chart.setAttribute("aria-label", said);
     this.drawAnswer();
     this.drawPad();
   }
@@ -117,7 +122,9 @@ class DigitsTab {
     const what = real ? "real digits" : "synthetic digits";
     const accuracy = percent(this.curve[this.curve.length - 1][1]);
     const rate = this.lr === null ? "" : ` Last learning rate ${this.lr.toFixed(3)}.`;
-    const which = this.taken === 32 ? "Step 32 of 32 was taken" : `Step ${this.taken + 1} of 32 will be taken`;
+    const which = this.taken === 32
+      ? "Step 32 of 32 was taken"
+      : `Step ${this.taken + 1} of 32 will be taken`;
     byId("digits-caption").textContent =
       `${which} on these ${what}. Now it reads ${accuracy} of the test digits.${rate}`;
     canvas.setAttribute("aria-label", `${this.shown.length} ${what}`);
@@ -229,8 +236,8 @@ class DigitsTab {
   }
 }
 
-/** What is drawn, as MNIST's digits are: 784 bytes, the ink within 20 x 20 pixels and its centre of mass in the
- * middle of 28 x 28; null where there is none. */
+/** What is drawn, as MNIST's digits are: 784 bytes, the ink within 20 x 20 pixels and its centre of mass in
+ * the middle of 28 x 28; null where there is none. */
 function centredDigit(pad) {
   const { data } = pad.getContext("2d").getImageData(0, 0, 280, 280);
   let [left, top, right, bottom, mass, sumX, sumY] = [280, 280, -1, -1, 0, 0, 0];

@@ -24,7 +24,7 @@ STEPS = 32
 BATCH = 32
 JUDGED = 300
 TUNING = 3
-RATES = (0.02, 0.05, 0.1, 0.2, 0.5)
+RATES = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 MOMENTA = (0.0, 0.5, 0.9)
 LEARNERS = {
     "conv": LearnerConfig(

@@ -1,5 +1,5 @@
-// The networks, as pure functions of a list of weights. In jax-js a function owns the arrays that it is given;
-// `a.ref` is a further claim to `a`. All weights are (in, out), biases and scales (1, out).
+// The networks, as pure functions of a list of weights. In jax-js a function owns the arrays that it is
+// given; `a.ref` is a further claim to `a`. All weights are (in, out), biases and scales (1, out).
 
 const { numpy: np, nn, grad, valueAndGrad, jit } = jax;
 
@@ -94,8 +94,8 @@ function convNetwork([k1, s1, b1, k2, s2, b2, w3, s3, b3, w4, b4], x) {
   return np.matmul(normalized(np.matmul(second, w3), s3, b3), w4).add(b4);
 }
 
-/** Fresh weights of a layer and its normalization: normal with variance 2 / fan-in (He et al. 2015), scales 1,
- * biases 0. `from` are the sizes of all axes but the last. */
+/** Fresh weights of a layer and its normalization: normal with variance 2 / fan-in (He et al. 2015), scales
+ * 1, biases 0. `from` are the sizes of all axes but the last. */
 function freshLayer(random, from, to, withScale) {
   const fanIn = from.reduce((a, b) => a * b, 1);
   const weight = array(drawn(fanIn * to, () => Math.sqrt(2 / fanIn) * normal(random)), ...from, to);
@@ -118,7 +118,10 @@ const READERS = {
   },
   dense: {
     logits: denseNetwork,
-    fresh: (random) => [...freshLayer(random, [784], 128, true), ...freshLayer(random, [128], 10, false)],
+    fresh: (random) => [
+      ...freshLayer(random, [784], 128, true),
+      ...freshLayer(random, [128], 10, false),
+    ],
     input: (images, n) => array(images, n, 784),
   },
 };

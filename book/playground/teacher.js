@@ -3,7 +3,11 @@
 const EDGE = 2; // of the plane
 const GRID = 40; // pixels along each side of the pictures of decision regions
 const LOOK = 700; // milliseconds between two looks at fresh networks
-const TRAIL = 400; // places that a point is remembered to have been at
+const TRAIL = 120; // places that a point is remembered to have been at
+const WHAT_IS_SHOWN = "Ground: what eight fresh networks say on average. Small: real points. Large: the "
+  + "synthetic points, and the way they came last.";
+const HOW_TO_PLACE = "Click, tap, or press Space at the cursor that the arrow keys move, to place real "
+  + "points; then Play.";
 
 class TeacherTab {
   constructor(worker) {
@@ -47,10 +51,7 @@ class TeacherTab {
     return this.queue.add(async () => {
       const placing = this.problem() === "placed";
       byId("teacher-placing").hidden = !placing;
-      byId("teacher-hint").textContent = placing
-        ? "Click, tap, or press Space at the cursor that the arrow keys move, to place real points; then Play."
-        : "Ground: what eight fresh networks say on average. Small: real points. Large: the synthetic points, "
-          + "and the way they came.";
+      byId("teacher-hint").textContent = placing ? HOW_TO_PLACE : WHAT_IS_SHOWN;
       const shown = sample(this.problem(), placing ? 0 : 200, uniforms(1), null);
       this.real = Array.from(shown.c, (c, i) => [shown.x[2 * i], shown.x[2 * i + 1], c]);
       this.losses = [];
@@ -75,7 +76,7 @@ class TeacherTab {
     }
     if (!this.losses.length) say("Compiling the meta-gradient ...");
     const state = await this.worker.ask("teacherSteps", { milliseconds });
-    if (!this.losses.length) say("Meta-training. Each outer step: ten inner steps, and the way back through them.");
+    if (!this.losses.length) say("Each outer step: ten inner steps, and the way back through them.");
     this.losses.push(...state.losses);
     this.take(state);
     const now = performance.now();
@@ -88,7 +89,7 @@ class TeacherTab {
   take(state) {
     this.state = state;
     this.trails.push(state.x);
-    if (this.trails.length > TRAIL) this.trails = this.trails.filter((_, i) => i % 2);
+    this.trails = this.trails.slice(-TRAIL);
   }
 
   /** Fresh networks taught by the points as they are. */

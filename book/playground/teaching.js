@@ -90,9 +90,12 @@ class Teacher {
     const logits = taughtLogits(...this.curriculum(), fresh, array(where, 1, all, 2)).dataSync();
     const margin = (network, i) => logits[2 * (network * all + i) + 1] - logits[2 * (network * all + i)];
     return Array.from({ length: judges }, (_, network) => {
-      const regions = Uint8Array.from({ length: grid * grid }, (__, i) => 255 / (1 + Math.exp(-margin(network, i))));
+      const regions = Uint8Array.from(
+        { length: grid * grid }, (__, i) => 255 / (1 + Math.exp(-margin(network, i))));
       let right = 0;
-      for (let i = 0; i < n; i++) right += +((margin(network, grid * grid + i) > 0) === (data.c[i] === 1));
+      for (let i = 0; i < n; i++) {
+        right += +((margin(network, grid * grid + i) > 0) === (data.c[i] === 1));
+      }
       return { regions, accuracy: right / n };
     });
   }

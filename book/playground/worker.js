@@ -62,18 +62,23 @@ class Pupil {
     return { indices, lr: rate[0], milliseconds: performance.now() - began };
   }
 
-  /** Logits of the test digits and, after them, of the drawn image (784 bytes). */
-  logits(drawing) {
-    const bytes = new Uint8Array((CHECKED + 1) * 784);
-    bytes.set(data.testImages.subarray(0, CHECKED * 784));
-    bytes.set(drawing ?? data.testImages.subarray(0, 784), CHECKED * 784);
-    const input = this.reader.input(standardized(bytes), CHECKED + 1);
-    return this.reader.read(kept(this.weights), input).dataSync();
+  /** The test digits and, after them, the drawn image (784 bytes) or another test digit, as the network takes
+   * them. Kept until another image is drawn. */
+  shown(drawing) {
+    if (!this.input || this.drawing !== String(drawing)) {
+      const bytes = new Uint8Array((CHECKED + 1) * 784);
+      bytes.set(data.testImages.subarray(0, CHECKED * 784));
+      bytes.set(drawing ?? data.testImages.subarray(0, 784), CHECKED * 784);
+      this.input?.dispose();
+      this.input = this.reader.input(standardized(bytes), CHECKED + 1);
+      this.drawing = String(drawing);
+    }
+    return this.input.ref;
   }
 
   /** Share of the test digits that it reads, and probabilities of the ten classes for the drawing. */
   judge(drawing) {
-    const logits = this.logits(drawing);
+    const logits = this.reader.read(kept(this.weights), this.shown(drawing)).dataSync();
     let right = 0;
     for (let i = 0; i < CHECKED; i++) {
       right += +(largest(logits.subarray(10 * i, 10 * i + 10)) === data.testLabels[i]);
@@ -87,7 +92,7 @@ class Pupil {
   }
 
   dispose() {
-    [...this.weights, ...this.velocities].forEach((a) => a.dispose());
+    [...this.weights, ...this.velocities, this.input].forEach((a) => a.dispose());
   }
 }
 
