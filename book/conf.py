@@ -8,6 +8,7 @@ nothing is executed.
 from __future__ import annotations
 
 import importlib.resources
+import importlib.util
 import re
 import shutil
 from pathlib import Path
@@ -101,8 +102,20 @@ def _copy_mathjax(app: Any, error: Exception | None) -> None:
         shutil.copy(package / "tex-chtml.js", target)
 
 
+def _put_playground(app: Any, error: Exception | None) -> None:
+    """The playground in place of the page that says what it is, which is for readers of the repository."""
+    if error is None:
+        spec = importlib.util.spec_from_file_location("playground_build", ROOT / "book/playground/build.py")
+        assert spec is not None
+        assert spec.loader is not None
+        build = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(build)
+        (Path(app.outdir) / "book/playground.html").write_text(build.page())
+
+
 def setup(app: Any) -> None:
     app.connect("source-read", _relink)
     app.connect("autodoc-process-docstring", _plain_text)
     app.connect("doctree-read", _fold_solutions)
     app.connect("build-finished", _copy_mathjax)
+    app.connect("build-finished", _put_playground)

@@ -8,18 +8,17 @@ import html.parser
 import http.server
 import importlib.util
 import json
-import shutil
 import subprocess
 import sys
 import threading
-import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urldefrag, urljoin, urlparse
 
 import pytest
+
+from browser import Browser, started, wait
 
 ROOT = Path(__file__).parent.parent
 NEEDED = ("sphinx", "myst_nb", "furo", "mathjax")
@@ -132,64 +131,9 @@ def test_solutions_are_folded(book: Path) -> None:
 # ---- in a browser ----
 
 
-class Browser:
-    """Headless Chromium through chromedriver's HTTP interface (the WebDriver protocol)."""
-
-    def __init__(self, driver: str, chromium: str) -> None:
-        self.process = subprocess.Popen(
-            [driver, "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        )
-        assert self.process.stdout is not None
-        line = next(line for line in self.process.stdout if "successfully on port" in line)
-        self.base = f"http://127.0.0.1:{int(''.join(c for c in line.rsplit('port', 1)[1] if c.isdigit()))}"
-        arguments = [
-            "--headless=new",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--disable-dev-shm-usage",
-            "--window-size=1200,900",
-        ]
-        options = {"binary": chromium, "args": arguments}
-        always = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
-        session = self.ask("POST", "/session", {"capabilities": {"alwaysMatch": always}})["sessionId"]
-        self.base += f"/session/{session}"
-
-    def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(
-            self.base + path, data, {"Content-Type": "application/json"}, method=method
-        )
-        with urllib.request.urlopen(request, timeout=120) as answer:
-            return json.load(answer)["value"]
-
-    def open(self, url: str) -> None:
-        self.ask("POST", "/url", {"url": url})
-
-    def run(self, script: str) -> Any:
-        return self.ask("POST", "/execute/sync", {"script": script, "args": []})
-
-    def errors(self) -> list[str]:
-        """What the console has said since the last call, warnings and worse."""
-        entries = self.ask("POST", "/se/log", {"type": "browser"})
-        return [entry["message"] for entry in entries if entry["level"] in ("WARNING", "SEVERE")]
-
-    def close(self) -> None:
-        self.ask("DELETE", "")
-        self.process.terminate()
-        self.process.wait(10)
-        assert self.process.stdout is not None
-        self.process.stdout.close()
-
-
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    driver = shutil.which("chromedriver")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    if driver is None or chromium is None:
-        pytest.skip("needs Chromium and its driver (Debian's packages chromium and chromium-driver)")
-    started = Browser(driver, chromium)
-    yield started
-    started.close()
+    yield from started()
 
 
 @pytest.fixture(scope="module")
@@ -221,14 +165,6 @@ BAD_MATHS = "return document.querySelectorAll('mjx-merror').length"
 SEARCH_RESULTS = "return document.querySelectorAll('#search-results li').length"
 
 
-def _wait(browser: Browser, script: str, seconds: float = 30.0) -> Any:
-    """The script's answer, once it is not empty."""
-    end = time.monotonic() + seconds
-    while not (answer := browser.run(script)) and time.monotonic() < end:
-        time.sleep(0.05)
-    return answer
-
-
 def test_every_page_fits_a_phone_shows_its_plots_and_leaves_the_console_silent(
     book: Path, browser: Browser, address: str
 ) -> None:
@@ -238,9 +174,9 @@ def test_every_page_fits_a_phone_shows_its_plots_and_leaves_the_console_silent(
     assert min(plots.values()) >= 2, f"run the lessons without plots from the top and save them: {plots}"
     for page in pages(book):
         browser.open(address + page)
-        assert _wait(browser, READY), page
+        assert wait(browser, READY), page
         if page in plots:
-            assert _wait(browser, f"{PICTURES} == {plots[page]}"), (
+            assert wait(browser, f"{PICTURES} == {plots[page]}"), (
                 f"{page} shows other than its {plots[page]} plots"
             )
         assert browser.errors() == [], page
@@ -265,4 +201,4 @@ def test_the_console_is_read(browser: Browser, address: str) -> None:
 
 def test_search_finds_a_word(browser: Browser, address: str) -> None:
     browser.open(address + "search.html?q=momentum")
-    assert _wait(browser, f"{SEARCH_RESULTS} > 3")
+    assert wait(browser, f"{SEARCH_RESULTS} > 3")
