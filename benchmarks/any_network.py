@@ -203,7 +203,8 @@ def main() -> None:
     result = {"settings": settings, **environment(dataset.train.x.device), "rows": saved["rows"]}
     for name in arguments.networks:
         if name not in result["rows"]:
-            result["rows"][name] = row(name, curricula, dataset, size)
+            rows = {**result["rows"], name: row(name, curricula, dataset, size)}
+            result["rows"] = {known: rows[known] for known in UNMET if known in rows}
             write_json(path, result)
             print(f"{name} done", flush=True)
     print(table(result))

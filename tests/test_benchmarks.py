@@ -11,6 +11,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
+import any_network
 import jax_peer
 import measuring
 from measuring import TOLERANCE, agreement, count_flops, difference
@@ -18,6 +19,8 @@ from methods import LearnerLoss, methods
 from peers import PLAIN, plain
 from problem import SIZES, Problem
 from rows import summary, table, verdict
+
+from minigtn.runs.files import read_json
 
 TINY = dataclasses.replace(SIZES["tiny"], threads=1)
 OTHERS = ("higher", "torchopt", "betty", "torch checkpoint", "torch checkpoint, reentrant", jax_peer.JAX)
@@ -120,3 +123,29 @@ def test_rows_leave_the_warm_up_out_and_say_what_part_of_the_floor_was_reached()
     assert verdict(rows)["checkpointed_time"] == 0.5
     assert verdict(rows)["checkpointed_memory"] == 0.5
     assert "50.0%" in table(rows)
+
+
+# ---- benchmarks/any_network.py ----
+
+
+def test_any_network_judges_each_arm_and_goes_on(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(any_network, "RATES", {"sgd": (0.1,), "adam": (1e-6, 0.01)})
+    words = ["--curricula", "digits-10", "--size", "tiny", "--networks", "relu-mlp", "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["any_network.py", *words])
+    any_network.main()
+    written = (tmp_path / "any_network.json").read_bytes()
+    row = read_json(tmp_path / "any_network.json")["rows"]["relu-mlp"]
+    auto = row["taught"]["digits-10"]["auto"]
+    assert len(auto["each"]) == 2
+    assert auto["mean"] == pytest.approx(sum(auto["each"]) / 2)
+    assert auto["mean"] > 0.4
+    assert auto["chosen"][0] != "learned sgd"
+    assert row["taught"]["digits-10"]["learned"]["chosen"] == 2 * ["learned sgd"]
+    assert list(row["real"]) == ["10 x 32", "20 x 32"]
+    assert row["real"]["20 x 32"]["lr"] in (0.01, 0.1)  # not the rate that teaches nothing
+    assert "| relu-mlp | " in capsys.readouterr().out
+    any_network.main()
+    assert (tmp_path / "any_network.json").read_bytes() == written
+    monkeypatch.setattr(sys, "argv", ["any_network.py", *words, "--size", "full"])
+    with pytest.raises(SystemExit, match="was made with other settings or curricula"):
+        any_network.main()

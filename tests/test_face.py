@@ -91,7 +91,7 @@ def test_the_lessons_and_the_readme_do_use_the_face() -> None:
     ("text", "name"),
     [
         ("Use `minigtn.sdg(...)`.", "minigtn.sdg"),
-        ("from minigtn import sgd, Taught as T  # so it was called", "minigtn.Taught"),
+        ("from minigtn import sgd, Zoo as Z  # so it was called", "minigtn.Zoo"),
         ("from minigtn import (\n    sgd,\n    optimise,\n)", "minigtn.optimise"),
         ("from minigtn.networks.learners import Learner", "minigtn.networks.learners.Learner"),
         ("import minigtn.inner.memory", "minigtn.inner.memory"),

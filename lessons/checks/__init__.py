@@ -18,4 +18,5 @@ from checks.lesson6 import check_6_choose_then_judge, check_6_generator_inputs, 
 from checks.lesson7 import check_7_normalized_weight, check_7_readout_steps, check_7_shuffle_batches
 from checks.lesson8 import check_8_best_block, check_8_choose, check_8_timed
 from checks.lesson9 import check_9_bootstrap, check_9_regret, check_9_spearman, check_9_taught_accuracy
+from checks.lesson10 import check_10_choose, check_10_hessian_times, check_10_rate_for
 from checks.lesson11 import check_11_repaid_after, check_11_returns_to_go, check_11_surrogate

@@ -278,6 +278,7 @@ def _check_metadata(about: Any) -> None:
         if not isinstance(about[name], list) or not all(map(is_one, about[name])):
             kind = "texts" if name == "class_names" else "numbers"
             raise ValueError(f"its {name} is no list of {kind}: {str(about[name])[:80]}")
-    for name, kind, default in (("provenance", dict, None), ("optimizer", str, ""), ("optimiser", str, "")):
-        if not isinstance(about.get(name, default), kind):
-            raise ValueError(f"its {name} is no {'text' if kind is str else 'table'}")
+    if not isinstance(about["provenance"], dict):
+        raise ValueError("its provenance is no table")
+    if not all(isinstance(about.get(name, ""), str) for name in ("optimizer", "optimiser")):
+        raise ValueError("its optimizer is no text")

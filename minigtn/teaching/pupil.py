@@ -20,7 +20,7 @@ from minigtn.teaching.curriculum import Curriculum
 
 
 @dataclass(frozen=True)
-class Steps:
+class StepSizes:
     """The sizes of T steps: lr and momentum (T,), for the optimizer of that name."""
 
     name: str
@@ -64,6 +64,8 @@ class Pupil:
             for name, buffer in part._buffers.items()
             if buffer is not None
         ]
+        # a mask may hold minus infinity from the start
+        self.watched = [(part, name) for part, name, _, value in self.buffers if value.isfinite().all()]
 
     @torch.no_grad()
     def restore(self) -> None:
@@ -75,7 +77,7 @@ class Pupil:
             if part._buffers[name] is not buffer:  # it was replaced rather than changed
                 part._buffers[name] = buffer
 
-    def train(self, steps: Steps, after_step: Callable[[int], None] | None = None) -> list[float]:
+    def train(self, steps: StepSizes, after_step: Callable[[int], None] | None = None) -> list[float]:
         """Once through the curriculum, from the start: the loss before each step, up to the first that is not
         finite.
 
@@ -107,7 +109,7 @@ class Pupil:
             )
         return losses
 
-    def mean_loss(self, steps: Steps) -> float:
+    def mean_loss(self, steps: StepSizes) -> float:
         """The mean of :meth:`train`'s losses, infinity where it diverges; torch's random numbers afterwards
         are those of before."""
         device = self.x.device
@@ -115,11 +117,21 @@ class Pupil:
             return self.judge(self.train(steps))
 
     def judge(self, losses: list[float]) -> float:
-        """The mean of the losses that the last training gave; infinity where they or the weights and buffers
-        it left are not finite."""
-        tensors = (*self.parameters, *self.module.buffers())
-        finite = all(map(math.isfinite, losses)) and all(bool(t.isfinite().all()) for t in tensors)
+        """The mean of the losses that the last training gave; infinity where they are not finite, or the
+        weights that it left, or buffers that were."""
+        tensors = (*self.parameters, *(part._buffers[name] for part, name in self.watched))
+        finite = all(map(math.isfinite, losses)) and all(t is None or t.isfinite().all() for t in tensors)
         return sum(losses) / len(losses) if finite else math.inf
+
+    def like_real_images(self) -> Tensor:
+        """The curriculum's images (T, B, C, H, W) with mean 0 and standard deviation 1 in each channel, as
+        the images have that a real data set was standardized with; vectors as they are. Synthetic images
+        have their own, and statistics taken from them as they are mislead a batch norm (docs/log.md)."""
+        if not self.about.of_images:
+            return self.x
+        mean = self.x.mean((0, 1, 3, 4), keepdim=True)
+        std = self.x.std((0, 1, 3, 4), keepdim=True)
+        return (self.x - mean) / std.where(std > 0, 1)
 
     @torch.no_grad()
     def _write(self, values: Iterable[Tensor]) -> None:

@@ -19,7 +19,7 @@ from torch import nn
 
 from minigtn.inner.optimizers import OPTIMIZERS
 from minigtn.teaching.curriculum import Curriculum
-from minigtn.teaching.pupil import Pupil, Steps, recompute_batch_norm
+from minigtn.teaching.pupil import Pupil, StepSizes, recompute_batch_norm
 
 FACTORS = (2.0, 1.0, 0.5, 0.25, 0.1, 0.05)  # of the learned learning rates
 ADAM_RATES = (0.001, 0.003, 0.01, 0.03)
@@ -82,8 +82,10 @@ def teach(
     Parameters that do not require grad stay as they are, tied ones stay tied, and one that the loss does not
     use counts as having gradient zero. The module is taught in training mode and given back in the mode that
     it was in; layers that are in evaluation mode inside a module in training mode are left so. Batch norms
-    get running statistics from the curriculum's images, so that ``module.eval()`` works. Autocast around the
-    call does not count; inside the module's forward it does.
+    get running statistics from the curriculum's images, brought to the mean 0 and standard deviation 1 per
+    channel that real images have in these units, so that ``module.eval()`` works; statistics of real images
+    (``torch.optim.swa_utils.update_bn``) are still better where there are any. Autocast around the call does
+    not count; inside the module's forward it does.
 
     ``after_step(t)``, t = 1..T, may measure the module, in any mode, in the training that counts.
 
@@ -101,11 +103,11 @@ def teach(
         )
     candidates = _candidates(curriculum, lr, optimizer)
     modes = [(part, part.training) for part in module.modules()]
-    devices = {p.device.type for p in module.parameters()} or {"cpu"}
+    device = next((p.device.type for p in module.parameters()), "cpu")
     with (
         torch.inference_mode(False),
         torch.enable_grad(),
-        torch.autocast(devices.pop(), enabled=False),
+        torch.autocast(device, enabled=False),
     ):
         try:
             pupil = Pupil(module, curriculum)
@@ -125,8 +127,8 @@ def teach(
 
 
 def _taught(
-    pupil: Pupil, candidates: list[Steps], after_step: Callable[[int], None] | None
-) -> tuple[list[float], Steps, dict[str, float]]:
+    pupil: Pupil, candidates: list[StepSizes], after_step: Callable[[int], None] | None
+) -> tuple[list[float], StepSizes, dict[str, float]]:
     """The losses, the steps that were taken, and what was tried. Whatever goes wrong, the module is as
     before."""
     try:
@@ -137,7 +139,7 @@ def _taught(
             best = min(candidates, key=lambda steps: tried[steps.name])
         if tried.get(best.name) != math.inf:
             losses = pupil.train(best, after_step)
-            recompute_batch_norm(pupil.module, pupil.x)
+            recompute_batch_norm(pupil.module, pupil.like_real_images())
             tried[best.name] = pupil.judge(losses)
         if tried[best.name] == math.inf:
             raise FloatingPointError(
@@ -150,7 +152,7 @@ def _taught(
         raise
 
 
-def _candidates(curriculum: Curriculum, lr: str | float, optimizer: str | None) -> list[Steps]:
+def _candidates(curriculum: Curriculum, lr: str | float, optimizer: str | None) -> list[StepSizes]:
     """The step sizes to choose from. ValueError for what is none."""
     if lr in ("auto", "learned"):
         if optimizer is not None:
@@ -169,11 +171,11 @@ def _candidates(curriculum: Curriculum, lr: str | float, optimizer: str | None) 
     return [_constant(curriculum, optimizer, float(lr))]
 
 
-def _learned(curriculum: Curriculum, factor: float) -> Steps:
+def _learned(curriculum: Curriculum, factor: float) -> StepSizes:
     name = f"learned {curriculum.optimizer}" + (f" x {factor:g}" if factor != 1 else "")
-    return Steps(name, curriculum.optimizer, factor * curriculum.lr, curriculum.momentum)
+    return StepSizes(name, curriculum.optimizer, factor * curriculum.lr, curriculum.momentum)
 
 
-def _constant(curriculum: Curriculum, optimizer: str, rate: float) -> Steps:
+def _constant(curriculum: Curriculum, optimizer: str, rate: float) -> StepSizes:
     like = torch.ones_like(curriculum.lr)
-    return Steps(f"{optimizer} at {rate:g}", optimizer, rate * like, MOMENTUM * like)
+    return StepSizes(f"{optimizer} at {rate:g}", optimizer, rate * like, MOMENTUM * like)

@@ -10,7 +10,7 @@ import checks
 import numpy as np
 import pytest
 
-LESSONS = (*range(1, 10), 11)
+LESSONS = range(1, 12)
 ANSWERS = [import_module(f"answers.lesson{k}") for k in LESSONS]
 WRONG = [wrong for answers in ANSWERS for wrong in answers.WRONG]
 RIGHT = [right for answers in ANSWERS for right in answers.RIGHT]
