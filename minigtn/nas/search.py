@@ -239,7 +239,8 @@ def _work(job: _Job, study: Study, show: Callable[[list[Any]], None]) -> None:
         show(trials)
         if len(in_state(trials, "COMPLETE")) >= config.trials:
             return
-        study.fail_lost(trials)
+        if study.fail_lost(trials):
+            continue  # these come before new ones: the list has to be read again
         claim = study.claim(
             trials, job.space, partial(propose, config, job.space), job.estimators.valid_batch
         )

@@ -104,8 +104,10 @@ class Study:
         """Optuna's trials, by number. Cost: a query for those that were not finished when last read."""
         return self._ask(self._study.get_trials, deepcopy=False)
 
-    def fail_lost(self, trials: Iterable[Any]) -> None:
-        """Rule 2, to be called again and again while no trial of this worker is running."""
+    def fail_lost(self, trials: Iterable[Any]) -> bool:
+        """Rule 2, to be called again and again while no trial of this worker is running. Whether any was
+        lost."""
+        lost = False
         now = time.monotonic()
         if self._blind:
             self._blind = False
@@ -113,6 +115,7 @@ class Study:
         for trial in in_state(trials, "RUNNING"):
             if _is_gone(trial.user_attrs.get("worker", "")):
                 self.end(trial._trial_id, "FAIL", error="lost: its process is gone")
+                lost = True
                 continue
             beat, since = self._beats.get(trial.number, (None, now))
             seen = trial.user_attrs.get("beat", 0)
@@ -120,6 +123,8 @@ class Study:
                 self._beats[trial.number] = (seen, now)
             elif now - since > BEATS * self.heartbeat:
                 self.end(trial._trial_id, "FAIL", error="lost: its worker gave no sign of life")
+                lost = True
+        return lost
 
     def claim(
         self, trials: list[Any], space: Space, propose: Callable[[History, set[str]], str], valid_batch: int

@@ -280,6 +280,39 @@ def test_a_worker_whose_process_is_gone_is_noticed_at_once(workers, clock, monke
     assert b.take(None).arch == "0120"
 
 
+def test_a_search_that_was_killed_goes_on_to_the_same_networks(tmp_path, monkeypatch):
+    """What the killed process had in hand comes first, so that whatever is proposed next sees its score."""
+    settings = config(tmp_path, sampler="evolution", trials=7, population=3, estimator="flops")
+    run(settings)
+    again = replace(settings, study="again")
+
+    class Killed(Exception):
+        pass
+
+    def killed(*_):
+        raise Killed
+
+    for trials_done in (4, 5):
+        run(replace(again, trials=trials_done))
+        with subprocess.Popen(["true"]) as ended:
+            ended.wait()
+        with monkeypatch.context() as dying:
+            dying.setattr("minigtn.nas.search._score", killed)
+            dying.setattr("os.getpid", lambda pid=ended.pid: pid)
+            with pytest.raises(Killed):
+                run(again)
+    assert [t.state.name for t in trials(again)].count("RUNNING") == 1
+    run(again)
+    assert finished_in_order(again) == finished_in_order(settings)
+
+
+def finished_in_order(config):
+    """Architectures and scores, in the order of their first proposal."""
+    found = trials(config)
+    scores = {t.user_attrs["arch"]: t.value for t in found if t.state.name == "COMPLETE"}
+    return [(arch, scores[arch]) for arch in dict.fromkeys(t.user_attrs["arch"] for t in found)]
+
+
 def test_processes_of_another_host_are_not_looked_for(workers, clock, monkeypatch):
     a, b = workers
     monkeypatch.setattr("minigtn.nas.study._host", lambda: "elsewhere/1")
