@@ -32,8 +32,9 @@ function policyAction([w0, b0, w1, b1], state) {
 }
 
 class CartpoleTab {
-  constructor(worker) {
+  constructor(worker, { policy }) {
     this.worker = worker;
+    byId("cartpole-states").textContent = String(policy.lr.length * policy.batch);
     this.queue = new Queue();
     this.kinds = null; // weights after 0, 1, ... 10 steps
     this.playing = true;

@@ -8,7 +8,7 @@ async function main() {
   const tabs = {
     digits: new DigitsTab(worker, data),
     teacher: new TeacherTab(worker),
-    cartpole: new CartpoleTab(worker),
+    cartpole: new CartpoleTab(worker, data),
   };
   await worker.ask("start", data);
   say("");

@@ -115,9 +115,10 @@ class TeacherTab {
         (_, i) => this.judged.reduce((sum, { regions }) => sum + regions[i], 0) / this.judged.length);
       context.drawImage(regionPicture(mean, GRID), 0, 0, width, width);
     }
-    const real = this.problem() === "placed" ? this.placed : this.real;
-    context.globalAlpha = this.problem() === "placed" ? 0.8 : 0.55;
-    real.forEach(([x, y, c]) => mark(context, ...at(x, y), 3, c, null));
+    const placing = this.problem() === "placed";
+    context.globalAlpha = placing ? 0.9 : 0.55;
+    const real = placing ? this.placed : this.real;
+    real.forEach(([x, y, c]) => mark(context, ...at(x, y), placing ? 5 : 3, c, null));
     context.globalAlpha = 1;
     this.drawPoints(context, at);
     if (this.cursor && document.activeElement === canvas) {
@@ -242,7 +243,7 @@ class TeacherTab {
     const points = this.state.x;
     const far = (i) => Math.hypot(points[2 * i] - x, points[2 * i + 1] - y);
     const nearest = [...this.state.classes.keys()].reduce((a, b) => (far(a) < far(b) ? a : b));
-    return far(nearest) < 0.14 ? nearest : null;
+    return far(nearest) < (this.problem() === "placed" ? 0.08 : 0.14) ? nearest : null;
   }
 
   move(point, x, y) {
