@@ -87,14 +87,20 @@ def test_what_draws_images_refuses_vectors_in_one_sentence(tmp_path: Path) -> No
     assert (tmp_path / "c.npz").stat().st_size > 100
 
 
-def test_the_curriculum_that_comes_with_the_package_solves_cartpole() -> None:
-    curriculum = load_curriculum("cartpole-10")
-    assert curriculum.x.shape == (10, 16, 4)
+@pytest.mark.parametrize(
+    ("name", "shape", "hidden"), [("cartpole-10", (10, 16, 4), 32), ("cartpole-1", (1, 64, 4), 512)]
+)
+def test_a_curriculum_that_comes_with_the_package_solves_cartpole(
+    name: str, shape: tuple[int, ...], hidden: int
+) -> None:
+    curriculum = load_curriculum(name)
+    assert curriculum.x.shape == shape
     assert curriculum.class_names == ("left", "right")
     observations = torch.randn(5, 4)
     assert curriculum.standardize(observations).equal(observations)  # as gymnasium gives them
-    fresh = [PolicyConfig().module(4, 2, seed) for seed in range(8)]
-    taught = [PolicyConfig().module(4, 2, seed) for seed in range(8)]
+    policy = PolicyConfig((hidden,))
+    fresh = [policy.module(4, 2, seed) for seed in range(8)]
+    taught = [policy.module(4, 2, seed) for seed in range(8)]
     for module in taught:
         teach(module, curriculum)
     env = CartPole()
