@@ -31,8 +31,8 @@ CONTEXT.set_forkserver_preload(
 )
 LONGEST = 300
 """Seconds after which a command counts as hanging."""
-VARIES = ("seconds", "evaluation_seconds", "seconds_per_learner")
-"""What a clock says, or follows from what it says."""
+VARIES = ("seconds", "evaluation_seconds", "seconds_per_learner", "commit")
+"""What a clock says, and the commit: somebody may work on the source tree meanwhile."""
 
 
 def _child(argv: list[str], log: str, file_bytes: int | None) -> None:
