@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from browser import Browser, started, wait
-from playground_files import build
+from playground_files import FOLDER, build
 
 MOST_BYTES = 4_000_000
 WIDTHS = (390, 768, 1280)
@@ -90,6 +91,17 @@ def test_the_page_is_one_small_file_that_asks_for_nothing(page: Path) -> None:
     assert "http" not in policy
     assert "<script src" not in text
     assert '<link rel="stylesheet' not in text
+
+
+def test_the_vendored_library_is_the_one_that_is_named() -> None:
+    digest = hashlib.sha256((FOLDER / "vendor/jax.js").read_bytes()).hexdigest()
+    assert f"`{digest}`" in (FOLDER / "vendor/README.md").read_text()
+
+
+def test_a_request_would_be_refused_and_seen(browser: Browser) -> None:
+    asked = browser.run("return fetch('http://127.0.0.1:9/').then(() => 'sent', (error) => String(error))")
+    assert asked.startswith("TypeError")
+    assert any("Content Security Policy" in error for error in browser.errors())
 
 
 def test_a_network_is_taught_and_reads_what_is_drawn(browser: Browser) -> None:
