@@ -62,6 +62,12 @@ def click(browser: Browser, name: str) -> None:
     browser.run(f"document.getElementById('{name}').click()")
 
 
+def teach(browser: Browser) -> str:
+    """Opens the tab "Be the teacher"; the accuracy of fresh networks there, once there is one."""
+    click(browser, "tab-teacher")
+    return until(browser, "teacher-accuracy", "/%/")
+
+
 def choose(browser: Browser, name: str, value: str) -> None:
     browser.run(
         f"const e = document.getElementById('{name}'); e.value = '{value}';"
@@ -105,6 +111,7 @@ def test_a_request_would_be_refused_and_seen(browser: Browser) -> None:
 
 
 def test_a_network_is_taught_and_reads_what_is_drawn(browser: Browser) -> None:
+    click(browser, "tab-digits")
     before = share(browser.run(TEXT.format("digits-caption")).partition("reads ")[2])
     assert before < 40
     click(browser, "digits-step")
@@ -121,6 +128,7 @@ def test_a_network_is_taught_and_reads_what_is_drawn(browser: Browser) -> None:
 
 
 def test_large_learning_rates_teach_nothing(browser: Browser) -> None:
+    click(browser, "tab-digits")
     choose(browser, "digits-network", "dense")
     choose(browser, "digits-factor", "6")
     until(browser, "status", "/^A fresh network/")
@@ -131,8 +139,7 @@ def test_large_learning_rates_teach_nothing(browser: Browser) -> None:
 
 
 def test_the_teachers_points_teach_fresh_networks_the_moons(browser: Browser) -> None:
-    browser.run("location.hash = 'teacher'")
-    start = share(until(browser, "teacher-accuracy", "/%/"))
+    start = share(teach(browser))
     click(browser, "teacher-play")
     end = time.monotonic() + 90
     while (reached := share(browser.run(TEXT.format("teacher-accuracy")))) <= 90 and time.monotonic() < end:
@@ -144,6 +151,7 @@ def test_the_teachers_points_teach_fresh_networks_the_moons(browser: Browser) ->
 
 
 def test_the_tab_stays_responsive_while_the_worker_works(browser: Browser) -> None:
+    teach(browser)
     click(browser, "teacher-play")
     browser.run(
         "window.frames_ = 0; const count = () => { window.frames_ += 1; setTimeout(count, 0); }; count();"
@@ -154,6 +162,7 @@ def test_the_tab_stays_responsive_while_the_worker_works(browser: Browser) -> No
 
 
 def test_points_can_be_placed_with_the_keyboard(browser: Browser) -> None:
+    teach(browser)
     choose(browser, "teacher-problem", "placed")
     until(browser, "status", "/^Place at least/")
     press = (
@@ -171,7 +180,7 @@ def test_points_can_be_placed_with_the_keyboard(browser: Browser) -> None:
 
 
 def test_a_policy_taught_in_ten_steps_balances_and_an_untaught_one_falls(browser: Browser) -> None:
-    browser.run("location.hash = 'cartpole'")
+    click(browser, "tab-cartpole")
     until(browser, "status", "/^Taught in ten steps/")
     until(browser, "cartpole-score", "/^Up for 1[0-9][0-9] /", 30)
     click(browser, "cartpole-left")
