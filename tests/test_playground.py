@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from browser import Browser, started, wait
-from playground_files import build
+from playground_files import FOLDER, build
 
 MOST_BYTES = 4_000_000
 WIDTHS = (390, 768, 1280)
@@ -61,6 +62,12 @@ def click(browser: Browser, name: str) -> None:
     browser.run(f"document.getElementById('{name}').click()")
 
 
+def teach(browser: Browser) -> str:
+    """Opens the tab "Be the teacher"; the accuracy of fresh networks there, once there is one."""
+    click(browser, "tab-teacher")
+    return until(browser, "teacher-accuracy", "/%/")
+
+
 def choose(browser: Browser, name: str, value: str) -> None:
     browser.run(
         f"const e = document.getElementById('{name}'); e.value = '{value}';"
@@ -92,7 +99,19 @@ def test_the_page_is_one_small_file_that_asks_for_nothing(page: Path) -> None:
     assert '<link rel="stylesheet' not in text
 
 
+def test_the_vendored_library_is_the_one_that_is_named() -> None:
+    digest = hashlib.sha256((FOLDER / "vendor/jax.js").read_bytes()).hexdigest()
+    assert f"`{digest}`" in (FOLDER / "vendor/README.md").read_text()
+
+
+def test_a_request_would_be_refused_and_seen(browser: Browser) -> None:
+    asked = browser.run("return fetch('http://127.0.0.1:9/').then(() => 'sent', (error) => String(error))")
+    assert asked.startswith("TypeError")
+    assert any("Content Security Policy" in error for error in browser.errors())
+
+
 def test_a_network_is_taught_and_reads_what_is_drawn(browser: Browser) -> None:
+    click(browser, "tab-digits")
     before = share(browser.run(TEXT.format("digits-caption")).partition("reads ")[2])
     assert before < 40
     click(browser, "digits-step")
@@ -109,6 +128,7 @@ def test_a_network_is_taught_and_reads_what_is_drawn(browser: Browser) -> None:
 
 
 def test_large_learning_rates_teach_nothing(browser: Browser) -> None:
+    click(browser, "tab-digits")
     choose(browser, "digits-network", "dense")
     choose(browser, "digits-factor", "6")
     until(browser, "status", "/^A fresh network/")
@@ -119,8 +139,7 @@ def test_large_learning_rates_teach_nothing(browser: Browser) -> None:
 
 
 def test_the_teachers_points_teach_fresh_networks_the_moons(browser: Browser) -> None:
-    browser.run("location.hash = 'teacher'")
-    start = share(until(browser, "teacher-accuracy", "/%/"))
+    start = share(teach(browser))
     click(browser, "teacher-play")
     end = time.monotonic() + 90
     while (reached := share(browser.run(TEXT.format("teacher-accuracy")))) <= 90 and time.monotonic() < end:
@@ -132,6 +151,7 @@ def test_the_teachers_points_teach_fresh_networks_the_moons(browser: Browser) ->
 
 
 def test_the_tab_stays_responsive_while_the_worker_works(browser: Browser) -> None:
+    teach(browser)
     click(browser, "teacher-play")
     browser.run(
         "window.frames_ = 0; const count = () => { window.frames_ += 1; setTimeout(count, 0); }; count();"
@@ -142,6 +162,7 @@ def test_the_tab_stays_responsive_while_the_worker_works(browser: Browser) -> No
 
 
 def test_points_can_be_placed_with_the_keyboard(browser: Browser) -> None:
+    teach(browser)
     choose(browser, "teacher-problem", "placed")
     until(browser, "status", "/^Place at least/")
     press = (
@@ -159,7 +180,7 @@ def test_points_can_be_placed_with_the_keyboard(browser: Browser) -> None:
 
 
 def test_a_policy_taught_in_ten_steps_balances_and_an_untaught_one_falls(browser: Browser) -> None:
-    browser.run("location.hash = 'cartpole'")
+    click(browser, "tab-cartpole")
     until(browser, "status", "/^Taught in ten steps/")
     until(browser, "cartpole-score", "/^Up for 1[0-9][0-9] /", 30)
     click(browser, "cartpole-left")
