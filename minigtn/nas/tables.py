@@ -144,7 +144,7 @@ def scored(folder: Path) -> list[dict[str, Any]]:
     """The lines of a folder's ``scores.jsonl``; ValueError for one that is no line of scores."""
     lines = read_metrics(folder / "scores.jsonl")
     for number, line in enumerate(lines, 1):
-        parts = [line.get(name) for name in ("scores", "seconds")]
+        parts: list[Any] = [line.get(name) for name in ("scores", "seconds")]
         numbers = [
             value for part in parts if isinstance(part, dict) for value in part.values() if value is not None
         ]

@@ -185,8 +185,8 @@ class Teacher(nn.Module):
             if config.z == "gaussian":
                 self.z_log_scale = nn.Parameter(torch.zeros_like(learned))
         if config.images == "pixels":
-            raw = torch.randn(T, B, *image_shape, generator=rng, dtype=dtype)
-            self.pixels = nn.Parameter(self._pixels_of(config.start).to(dtype) if config.start else raw)
+            drawn = torch.randn(T, B, *image_shape, generator=rng, dtype=dtype)
+            self.pixels = nn.Parameter(self._pixels_of(config.start).to(dtype) if config.start else drawn)
         if config.images == "real" and real is None:
             raise ValueError("a teacher of real images needs them: give the training split as real=")
         if config.labels == "learned":
