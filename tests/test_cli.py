@@ -342,7 +342,7 @@ def test_flags_start_from_the_preset(capsys: pytest.CaptureFixture[str]) -> None
         ),
         (
             "train --preset nope",
-            "minigtn: there is no preset 'nope'; the presets are tiny, digits, mnist-small",
+            "minigtn: there is no preset 'nope'; the presets are tiny, digits, digits-any, ",
         ),
         ("train --preset", "Missing value for argument '--preset'"),
         ("train --learning-rate 3", "Unrecognized options: --learning-rate"),
