@@ -177,7 +177,9 @@ def table(result: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--curricula", nargs="+", required=True, help="names, files or folders of runs")
+    parser.add_argument(
+        "--curricula", nargs="+", default=["digits-10"], help="names, files or folders of runs"
+    )
     parser.add_argument("--dataset", choices=("digits", "mnist", "cifar10"), default="digits")
     parser.add_argument("--data-dir")
     parser.add_argument("--size", choices=SIZES, default="full")
