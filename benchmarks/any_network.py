@@ -20,18 +20,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from minigtn import Curriculum, data, load_curriculum, teach
 from minigtn.data import Dataset, Split
 from minigtn.networks.unmet import UNMET
-from minigtn.outer.evaluate import real_batches
+from minigtn.outer.modules import RealArm, accuracy_of
 from minigtn.runs.files import environment, read_json, write_json
-from minigtn.teaching.pupil import recompute_batch_norm
 
 RATES = {"sgd": (0.01, 0.03, 0.1, 0.3), "adam": (0.001, 0.003, 0.01, 0.03)}
-MOMENTUM = 0.9  # of SGD, and Adam's beta1
 TUNING_SEED = 10_000  # fresh networks and batches that tune, apart from those that count
 SIZES = {  # fresh networks, networks that tune, times the steps, images of validation and test
     "tiny": {"seeds": 2, "tuning": 1, "more": 2, "images": 200},
@@ -43,17 +40,6 @@ def fresh(name: str, dataset: Dataset, seed: int) -> nn.Module:
     """The network of that name, drawn from ``seed``."""
     torch.manual_seed(seed)
     return UNMET[name].make(dataset.image_shape, dataset.n_classes).to(dataset.train.x.device)
-
-
-@torch.no_grad()
-def accuracy(module: nn.Module, split: Split) -> float:
-    """Fraction of the images that are classified correctly in evaluation mode."""
-    module.eval()
-    hits = [
-        (module(x).argmax(1) == y).sum()
-        for x, y in zip(split.x.split(1000), split.y.split(1000), strict=True)
-    ]
-    return torch.stack(hits).sum().item() / len(split)
 
 
 def figures(found: list[float], seconds: list[float]) -> dict[str, Any]:
@@ -83,22 +69,8 @@ def by_curriculum(
         seconds.append(time.perf_counter() - started)
         if not all(p.isfinite().all() for p in module.parameters()):
             raise SystemExit(f"{name}, seed {seed}: teach left weights that are not finite")
-        found.append(accuracy(module, test))
+        found.append(accuracy_of(module, test))
     return {**figures(found, seconds), "chosen": chosen}
-
-
-def train(module: nn.Module, optimizer: str, lr: float, batches: tuple[Tensor, Tensor]) -> None:
-    """Ordinary training on real batches, x (T, B, C, H, W), y (T, B)."""
-    parameters = list(module.parameters())
-    steps: torch.optim.Optimizer = torch.optim.SGD(parameters, lr, MOMENTUM)
-    if optimizer == "adam":
-        steps = torch.optim.Adam(parameters, lr, (MOMENTUM, 0.999))
-    module.train()
-    for x, y in zip(*batches, strict=True):
-        steps.zero_grad()
-        F.cross_entropy(module(x), y).backward()
-        steps.step()
-    recompute_batch_norm(module, batches[0][-32:])
 
 
 def by_real_data(
@@ -109,11 +81,10 @@ def by_real_data(
     def run(optimizer: str, lr: float, seed: int, split: Split) -> tuple[float, float]:
         """Accuracy, and seconds of training."""
         module = fresh(name, dataset, seed)
-        batches = real_batches(dataset.train, steps, batch_size, seed)
         started = time.perf_counter()
-        train(module, optimizer, lr, batches)
+        RealArm(optimizer, lr).train(module, dataset, steps, batch_size, seed)
         seconds = time.perf_counter() - started
-        return accuracy(module, split), seconds
+        return accuracy_of(module, split), seconds
 
     tuning = {
         (optimizer, lr): statistics.mean(

@@ -10,6 +10,7 @@ from minigtn.agents.environments import ENVIRONMENTS, Environment, make
 from minigtn.agents.policies import PolicyConfig
 from minigtn.agents.teacher import StatesConfig
 from minigtn.inner.adjoints import Adjoint, Checkpointed, Reversible, Unrolled
+from minigtn.runs.settings import at_least
 
 # Purposes of seeds (minigtn.config.seed_for), beside those of other runs.
 TEACHER = 201
@@ -74,10 +75,7 @@ class OuterConfig:
     def __post_init__(self) -> None:
         counts = ("outer_steps", "tries", "policies", "critic_steps", "valid_every", "valid_policies",
                   "valid_episodes", "checkpoint_every", "max_skipped")  # fmt: skip
-        least_of = dict.fromkeys(counts, 1) | {"episodes": 2, "readout_every": 0}
-        for name, least in least_of.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"outer.{name} must be at least {least}, not {getattr(self, name)}")
+        at_least(self, "outer.", **dict.fromkeys(counts, 1) | {"episodes": 2, "readout_every": 0})
         for name in ("gamma", "gae_lambda"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"outer.{name} must be in [0, 1], not {getattr(self, name)}")

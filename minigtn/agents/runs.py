@@ -16,8 +16,8 @@ import torch
 from minigtn.agents import judging
 from minigtn.agents.config import AgentConfig, JudgeConfig
 from minigtn.agents.training import AgentTraining
-from minigtn.runs.claim import claimed
-from minigtn.runs.files import RUN_FILES, environment, read_json, remove_run, require_config, write_json
+from minigtn.runs.claim import claimed, goes_on
+from minigtn.runs.files import environment, read_json, write_json
 from minigtn.runs.interrupt import deferred_interrupt
 from minigtn.runs.settings import from_dict, require_same, to_dict
 from minigtn.teaching.curriculum import load_curriculum
@@ -54,18 +54,8 @@ def train(
 
 def _run(training: AgentTraining, folder: Path, resume: bool, overwrite: bool) -> dict[str, Any]:
     config = training.config
-    begun = not overwrite and require_config(
-        folder, RUN_FILES, "use --overwrite to replace it, or another --out"
-    )
-    if begun and not resume:
-        raise ValueError(
-            f"{folder} already holds a run; use --resume to continue it, --overwrite to replace it, "
-            "or another --out"
-        )
-    if begun:
+    if goes_on(folder, resume, overwrite):
         require_same(read_config(folder), config, folder)
-    if overwrite:
-        remove_run(folder)
     if not (folder / "config.json").exists():
         write_json(
             folder / "config.json",

@@ -19,9 +19,9 @@ from minigtn.outer.loop import MetaTraining
 from minigtn.outer.meta_gradient import estimated_bytes
 from minigtn.outer.modules import judged
 from minigtn.pages import run_page
-from minigtn.runs.claim import claimed
+from minigtn.runs.claim import claimed, goes_on
 from minigtn.runs.distributed import ALONE, Workers
-from minigtn.runs.files import RUN_FILES, environment, read_json, remove_run, require_config, write_json
+from minigtn.runs.files import environment, read_json, write_json
 from minigtn.runs.interrupt import deferred_interrupt
 from minigtn.runs.settings import from_dict, require_same, to_dict
 from minigtn.teaching.curriculum import load_curriculum
@@ -86,23 +86,13 @@ def _begin(config: RunConfig, data: Dataset, folder: Path, resume: bool, overwri
     """Claim the folder. Nothing that is there may be lost or mixed with other things."""
     path = folder / "config.json"
     now = environment(data.train.x.device)
-    begun = not overwrite and require_config(
-        folder, RUN_FILES, "use --overwrite to replace it, or another --out"
-    )
-    if begun and not resume:
-        raise ValueError(
-            f"{folder} already holds a run; use --resume to continue it, --overwrite to replace it, or "
-            "another --out"
-        )
-    if begun:
+    if goes_on(folder, resume, overwrite):
         require_same(settings_of(folder), config, folder)
         then = read_json(path)
         changed = [name for name in now if now[name] != then.get(name)]
         if changed:
             parts = " and ".join(changed)
             print(f"note: {folder} began with another {parts}; it goes on, but perhaps not to the same bits")
-    if overwrite:
-        remove_run(folder)
     if not path.exists():
         write_json(path, {"config": to_dict(config), **now})
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from minigtn.runs.files import PART, CannotWrite
+from minigtn.runs.files import PART, RUN_FILES, CannotWrite, remove_run, require_config
 
 
 @contextmanager
@@ -42,6 +42,21 @@ def claimed(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def goes_on(folder: Path, resume: bool, overwrite: bool) -> bool:
+    """Whether a run that is in the claimed ``folder`` is to be continued; with ``overwrite`` it is deleted
+    first. ValueError where there is one and neither was asked for, so that nothing is lost or mixed."""
+    if overwrite:
+        remove_run(folder)
+        return False
+    begun = require_config(folder, RUN_FILES, "use --overwrite to replace it, or another --out")
+    if begun and not resume:
+        raise ValueError(
+            f"{folder} already holds a run; use --resume to continue it, --overwrite to replace it, or "
+            "another --out"
+        )
+    return begun
 
 
 def _locked(descriptor: int) -> bool:
