@@ -16,13 +16,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from typing import Any
 
 import pytest
 from safetensors import safe_open
 
 from minigtn.cli import main
-from minigtn.outer import run
 from minigtn.runs.files import RUN_FILES, read_metrics
 from tiny import EVALUATION, tiny, train
 
@@ -35,24 +33,10 @@ CONFIG = dataclasses.replace(
 FINISHED = {*RUN_FILES, "tensorboard"}
 
 
-def main_that_judges_late(argv: list[str]) -> None:
-    """The command, with a minute's pause before the judgement."""
-    judge = run.final_evaluation
-
-    def late(*given: Any) -> dict[str, Any]:
-        time.sleep(60)
-        return judge(*given)
-
-    run.final_evaluation = late
-    main(argv)
-
-
 @contextmanager
-def command(
-    folder: Path, *words: str, target: Callable[[list[str]], None] = main
-) -> Iterator[ForkServerProcess]:
+def command(folder: Path, *words: str) -> Iterator[ForkServerProcess]:
     """``minigtn train`` in a process of its own, at most until the end of the block."""
-    process = CONTEXT.Process(target=target, args=([*train(CONFIG, folder), *words],))
+    process = CONTEXT.Process(target=main, args=([*train(CONFIG, folder), *words],))
     process.start()
     try:
         yield process
@@ -143,7 +127,7 @@ def test_interrupted_in_meta_training(whole: Path, tmp_path: Path) -> None:
 
 def test_interrupted_in_the_evaluation(whole: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    with command(folder, target=main_that_judges_late) as process:
+    with command(folder) as process:
         wait_for(lambda: (folder / "curriculum.safetensors").exists(), process)
         os.kill(process.pid, signal.SIGINT)
         process.join(60)
