@@ -28,22 +28,29 @@ JUDGED_EPISODES = 209
 class OuterConfig:
     """The outer loop: Adam on the teacher, through the surrogate of the return."""
 
-    outer_steps: int = 200
+    outer_steps: int = 120
     """Updates of the teacher."""
     lr: float = 0.03
     """Adam's learning rate at the first outer step; it falls along a cosine."""
     final_lr: float = 0.1
     """Where the cosine ends, as a fraction of lr."""
+    averaging: float = 0.95
+    """The teacher that is validated and kept is a mean of those after each outer step so far, where each
+    counts this much less than the next (Polyak & Juditsky 1992, exponentially weighted); 0: the last
+    alone."""
     clip_norm: float = 0.1
     """The meta-gradient is scaled down to this norm where it is longer; 0 never clips."""
     tries: int = 16
     """Untrained teachers of which the best, by the return of the policies that it teaches, is where
     meta-training begins. More than 1 where rewards are sparse: as long as no policy ever reaches a goal,
     there is no gradient."""
+    candidates: int = 64
+    """Fresh policies per outer step, taught side by side; all of them play."""
     policies: int = 16
-    """Fresh policies per outer step, taught side by side."""
+    """Those of them that did worst, from which the teacher learns: what most policies can do already says
+    nothing about the few that fail. As many as candidates: from all."""
     episodes: int = 4
-    """Real episodes that each of them plays at each reading."""
+    """Real episodes that each candidate plays at each reading."""
     readout_every: int = 0
     """Inner steps between two readings; 0 reads after the last step only."""
     gamma: float = 0.99
@@ -63,9 +70,10 @@ class OuterConfig:
     """How the inner loop is differentiated; the meta-gradient is the same."""
     valid_every: int = 20
     """Outer steps between two validations; the teacher that does best there is the result."""
-    valid_policies: int = 16
-    """Fresh policies per validation."""
-    valid_episodes: int = 8
+    valid_policies: int = 256
+    """Fresh policies per validation. Many: a curriculum fails rarely, with some of them and in all of their
+    episodes."""
+    valid_episodes: int = 2
     """Greedy episodes of each of them."""
     checkpoint_every: int = 20
     """Outer steps between two checkpoints."""
@@ -73,12 +81,19 @@ class OuterConfig:
     """Non-finite meta-gradients in a row after which the run stops."""
 
     def __post_init__(self) -> None:
-        counts = ("outer_steps", "tries", "policies", "critic_steps", "valid_every", "valid_policies",
-                  "valid_episodes", "checkpoint_every", "max_skipped")  # fmt: skip
+        counts = ("outer_steps", "tries", "candidates", "policies", "critic_steps", "valid_every",
+                  "valid_policies", "valid_episodes", "checkpoint_every", "max_skipped")  # fmt: skip
         at_least(self, "outer.", **dict.fromkeys(counts, 1) | {"episodes": 2, "readout_every": 0})
+        if self.policies > self.candidates:
+            raise ValueError(
+                f"outer.policies are chosen among outer.candidates: there cannot be {self.policies} of "
+                f"{self.candidates}; raise outer.candidates"
+            )
         for name in ("gamma", "gae_lambda"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"outer.{name} must be in [0, 1], not {getattr(self, name)}")
+        if not 0 <= self.averaging < 1:
+            raise ValueError(f"outer.averaging must be in [0, 1), not {self.averaging}")
         if self.gamma == 1:
             raise ValueError("outer.gamma must be below 1: values are learned in units of 1 / (1 - gamma)")
         for name in ("lr", "critic_lr", "sharpness"):
@@ -160,12 +175,12 @@ class AgentConfig:
 
 
 PRESETS: dict[str, AgentConfig] = {
-    "CartPole-v1": AgentConfig(teacher=StatesConfig(batch_size=64), outer=OuterConfig(valid_policies=64)),
+    "CartPole-v1": AgentConfig(teacher=StatesConfig(batch_size=64)),
     "Acrobot-v1": AgentConfig(
         env="Acrobot-v1",
         policy=PolicyConfig((64,)),
         teacher=StatesConfig(inner_steps=16),
-        outer=OuterConfig(outer_steps=150, gamma=0.98, sharpness=2.0, valid_policies=32),
+        outer=OuterConfig(outer_steps=100, gamma=0.98, sharpness=2.0),
     ),
     "Pendulum-v1": AgentConfig(env="Pendulum-v1"),
 }

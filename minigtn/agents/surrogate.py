@@ -34,6 +34,9 @@ from minigtn.inner.training import Params, Readout, sgd
 Lesson = tuple[Tensor, Tensor, Tensor, Tensor]
 """What a teacher hands out: states x (T, B, F), what it says of their actions y (T, B, K), lr (T,), momentum
 (T,)."""
+LEAST_SPREAD = 0.1
+"""Units of return. Where all policies do well, advantages are the critic's errors: they are not blown up to a
+standard deviation of 1, which would move the teacher about for nothing."""
 InnerLoss = Callable[[Params, Sequence[Tensor]], Tensor]
 """What stacked policies are trained with: ``SumOfImitations`` or ``SumOfBanditLosses``."""
 
@@ -114,26 +117,24 @@ def advantages(
     """
     values = critic(episodes.observations, progress.expand(episodes.alive.shape))
     after = critic(episodes.last, progress) * ~episodes.terminated
-    advantage = torch.zeros_like(values)
+    goes_on = torch.cat([episodes.alive[1:], torch.zeros_like(episodes.alive[:1])])
+    ahead = torch.where(goes_on > 0, values.roll(-1, 0), after)
+    delta = (episodes.rewards / unit + gamma * ahead - values) * episodes.alive
+    keep = gamma * lam * goes_on
+    advantage = torch.empty_like(values)
     following = torch.zeros_like(after)
-    next_alive = torch.zeros_like(after)
-    next_value = after
     for t in reversed(range(len(values))):
-        alive = episodes.alive[t]
-        ahead = torch.where(next_alive > 0, next_value, after)
-        delta = episodes.rewards[t] / unit + gamma * ahead - values[t]
-        following = alive * (delta + gamma * lam * next_alive * following)
+        following = torch.addcmul(delta[t], keep[t], following)
         advantage[t] = following
-        next_value = values[t]
-        next_alive = alive
     return advantage, (advantage + values) * episodes.alive
 
 
 def standardize(advantage: Tensor, alive: Tensor) -> Tensor:
-    """Advantages (L, n) with mean 0 and standard deviation 1 over the steps that count; 0 elsewhere."""
+    """Advantages (L, n) with mean 0 and standard deviation 1, less where they differ by less than
+    ``LEAST_SPREAD``, over the steps that count; 0 elsewhere."""
     steps = alive.sum()
     centred = (advantage - (advantage * alive).sum() / steps) * alive
-    return centred / (centred.square().sum() / steps).sqrt().clamp(min=1e-8)
+    return centred / (centred.square().sum() / steps).sqrt().clamp(min=LEAST_SPREAD)
 
 
 def readout_of(

@@ -67,7 +67,7 @@ class AgentTraining:
 
     Everything random in outer step i follows from (seed, i), so a run resumed from a checkpoint continues to
     the same bits, on the same kind of device and with the same number of threads. Time of an outer step:
-    nearly all of it is the ``env.limit`` steps of the ``readings * policies * episodes`` episodes side by
+    most of it is the ``env.limit`` steps of the ``readings * candidates * episodes`` episodes side by
     side. Memory: those steps, and the adjoint's.
     """
 
@@ -92,6 +92,7 @@ class AgentTraining:
         self.learned = [p for p in self.teacher.parameters() if p.requires_grad]
         self.adam = torch.optim.Adam(self.learned, lr=config.outer.lr)
         self.critic_adam = torch.optim.Adam(self.critic.parameters(), lr=config.outer.critic_lr)
+        self.average = self._snapshot()
         self.best = self._snapshot()
         self.progress = Progress()
 
@@ -121,7 +122,7 @@ class AgentTraining:
         rng = torch.Generator().manual_seed(seed_for(self.config.seed, purpose.EPISODES, self.progress.step))
         here = torch.Generator(self.device).manual_seed(int(torch.randint(2**62, (), generator=rng)))
         params = {name: torch.cat([at[name] for at in kept]) for name in kept[0]}
-        n_policies = len(kept) * outer.policies
+        n_policies = len(params["0.weight"])
         running = Simulation(self.env, n_policies * outer.episodes, rng, self.device)
         logits = side_by_side(self.policy, params, n_policies)
         return play(
@@ -154,10 +155,14 @@ class AgentTraining:
         progress = self.progress
         if progress.step == 0 and outer.tries > 1:
             self.begin()
-        params = self.fresh(purpose.POLICY, progress.step * outer.policies, outer.policies)
+        params = self.fresh(purpose.POLICY, progress.step * outer.candidates, outer.candidates)
         lesson = self.lesson(progress.step)
         kept = weights_at_readings(self.inner, params, lesson, self.config.every, self.optimizer)
-        episodes = self.episodes_of(kept)
+        everything = self.episodes_of(kept)
+        returns = everything.returns().view(self.config.readings, outer.candidates, outer.episodes)
+        worst = returns.mean((0, 2)).argsort(stable=True)[: outer.policies].sort().values
+        params = {name: p[worst] for name, p in params.items()}
+        episodes = everything.of(self._columns(worst))
         done = self._done()
         advantage, targets = advantages(episodes, self.critic, done, outer.gamma, outer.gae_lambda, self.unit)
         surrogate = PolicyGradient(self.policy, outer.entropy, outer.sharpness)
@@ -184,18 +189,34 @@ class AgentTraining:
             progress.skipped_in_a_row += 1
         error = self._fit_critic(episodes, done, targets)
         progress.step += 1
-        progress.env_steps += episodes.steps()
-        returns = episodes.returns().view(self.config.readings, -1).mean(1)
+        self._move_average()
+        progress.env_steps += everything.steps()
         return {
             "step": progress.step,
-            "return": returns[-1].item(),
-            "returns": [round(value, 3) for value in returns.tolist()],
+            "return": returns[-1].mean().item(),
+            "returns": [round(value, 3) for value in returns.mean((1, 2)).tolist()],
+            "worst_policy": returns[-1].mean(1).min().item(),
             "grad_norm": norm,
             "outer_lr": lr,
             "critic_error": error,
             "env_steps": progress.env_steps,
             "skipped": progress.skipped,
         }
+
+    def _move_average(self) -> None:
+        """The teacher as it is now joins the average, which is corrected for its start as in Adam."""
+        decay = self.config.outer.averaging
+        share = (1 - decay) / (1 - decay**self.progress.step)
+        for name, now in self.teacher.state_dict().items():
+            self.average[name].lerp_(now, share)
+
+    def _columns(self, policies: Tensor) -> Tensor:
+        """Where the episodes of these candidates are among those of all, reading by reading."""
+        outer = self.config.outer
+        readings = torch.arange(self.config.readings, device=self.device).view(-1, 1, 1)
+        episodes = torch.arange(outer.episodes, device=self.device)
+        first = (readings * outer.candidates + policies.view(1, -1, 1)) * outer.episodes
+        return (first + episodes).flatten()
 
     def _done(self) -> Tensor:
         """For each of the episodes side by side, the part of the inner run that its policy has behind it."""
@@ -223,10 +244,10 @@ class AgentTraining:
 
     @torch.no_grad()
     def validate(self) -> float:
-        """Mean return of fresh policies after the last inner step, greedy; keeps the teacher if it is the
-        best so far."""
+        """Mean return of fresh policies after the last inner step of the averaged teacher, greedy; keeps that
+        teacher if it is the best so far."""
         outer = self.config.outer
-        x, y, lr, momentum = self.lesson(0)
+        x, y, lr, momentum = torch.func.functional_call(self.teacher, self.average, ())
         params = self.fresh(purpose.VALIDATION, 0, outer.valid_policies)
         taught = sgd(self.inner, params, (x, y), lr, momentum, optimizer=self.optimizer)
         rng = torch.Generator().manual_seed(seed_for(self.config.seed, purpose.VALIDATION_EPISODES, 0))
@@ -238,7 +259,7 @@ class AgentTraining:
         if value >= self.progress.best_return:
             self.progress.best_return = value
             self.progress.best_step = self.progress.step
-            self.best = self._snapshot()
+            self.best = {name: tensor.clone() for name, tensor in self.average.items()}
         return value
 
     def run(self, folder: Path) -> None:
@@ -298,8 +319,9 @@ class AgentTraining:
     # ---- checkpoints ----
 
     def save_checkpoint(self, folder: Path) -> None:
-        """Teacher, best teacher, critic, both optimizers' moments and the progress."""
+        """Teacher, its average, best teacher, critic, both optimizers' moments and the progress."""
         tensors = {f"best/{name}": tensor for name, tensor in self.best.items()}
+        tensors |= {f"average/{name}": tensor for name, tensor in self.average.items()}
         for kind, part in (("teacher", self.teacher), ("critic", self.critic)):
             tensors |= {f"{kind}/{name}": tensor for name, tensor in part.state_dict().items()}
         for kind, adam in (("adam", self.adam), ("critic-adam", self.critic_adam)):
@@ -317,7 +339,7 @@ class AgentTraining:
         path = folder / "checkpoint.safetensors"
         tensors, about = load_tensors(path)
         require_same(from_dict(AgentConfig, about["config"]), self.config, path)
-        modules: dict[str, dict[str, Tensor]] = {"best": {}, "teacher": {}, "critic": {}}
+        modules: dict[str, dict[str, Tensor]] = {"best": {}, "average": {}, "teacher": {}, "critic": {}}
         adams: dict[str, dict[int, dict[str, Tensor]]] = {"adam": {}, "critic-adam": {}}
         for key, tensor in tensors.items():
             kind, _, rest = key.partition("/")
@@ -329,6 +351,7 @@ class AgentTraining:
             else:
                 modules[kind][rest] = tensor.to(self.device)
         self.best = modules["best"]
+        self.average = modules["average"]
         self.teacher.load_state_dict(modules["teacher"])
         self.critic.load_state_dict(modules["critic"])
         for adam, state in zip((self.adam, self.critic_adam), adams.values(), strict=True):

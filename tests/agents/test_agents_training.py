@@ -15,6 +15,7 @@ import torch
 import minigtn
 from minigtn.agents import commands, judging, report, runs
 from minigtn.agents import config as purpose
+from minigtn.agents import training as training_module
 from minigtn.agents.animation import animate
 from minigtn.agents.config import AgentConfig, JudgeConfig, OuterConfig
 from minigtn.agents.environments import ENVIRONMENTS, make
@@ -34,6 +35,7 @@ TINY = AgentConfig(
     outer=OuterConfig(
         outer_steps=4,
         tries=2,
+        candidates=3,
         policies=2,
         episodes=2,
         valid_every=2,
@@ -46,14 +48,15 @@ TINY = AgentConfig(
 FLAGS = [
     *("--policy.hidden", "6", "--teacher.inner-steps", "3", "--teacher.batch-size", "4"),
     *("--outer.outer-steps", "4", "--outer.tries", "2", "--outer.policies", "2", "--outer.episodes", "2"),
+    *("--outer.candidates", "3"),
     *("--outer.valid-every", "2", "--outer.valid-policies", "2", "--outer.valid-episodes", "2"),
     *("--outer.checkpoint-every", "2", "--judge.policies", "2", "--judge.episodes", "2"),
 ]
 
 
 def state(training: AgentTraining) -> list[torch.Tensor]:
-    best = [training.best[name] for name in sorted(training.best)]
-    parts = [*training.teacher.state_dict().values(), *training.critic.state_dict().values(), *best]
+    kept = [part[name] for part in (training.best, training.average) for name in sorted(part)]
+    parts = [*training.teacher.state_dict().values(), *training.critic.state_dict().values(), *kept]
     moments = [s["exp_avg"] for adam in (training.adam, training.critic_adam) for s in adam.state.values()]
     return [*parts, *moments]
 
@@ -99,6 +102,60 @@ def test_the_best_of_several_untrained_teachers_begins(monkeypatch: pytest.Monke
     ]
     assert training.teacher.parts.pixels.equal(seeds[int(means.argmax())].parts.pixels)
     assert training.progress.env_steps == played[0].steps()
+
+
+def test_the_kept_teacher_is_a_weighted_mean_of_the_last_ones() -> None:
+    training = AgentTraining(TINY)
+    assert TINY.outer.averaging == 0.95
+    teachers = []
+    for _ in range(3):
+        training.outer_step()
+        teachers.append({name: p.clone() for name, p in training.teacher.state_dict().items()})
+    total = 1 + 0.95 + 0.95**2
+    for name, found in training.average.items():
+        expected = (0.95**2 * teachers[0][name] + 0.95 * teachers[1][name] + teachers[2][name]) / total
+        torch.testing.assert_close(found, expected)
+        assert (found - teachers[2][name]).abs().max() > 1e-4
+    training.validate()
+    assert all(training.best[name].equal(found) for name, found in training.average.items())
+    config = dataclasses.replace(TINY, outer=dataclasses.replace(TINY.outer, averaging=0.0))
+    last = AgentTraining(config)
+    last.outer_step()
+    last.outer_step()
+    assert all(last.average[name].equal(p) for name, p in last.teacher.state_dict().items())
+
+
+@pytest.mark.parametrize("every", [0, 2])
+def test_a_teacher_learns_from_the_candidates_that_did_worst(
+    every: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outer = dataclasses.replace(TINY.outer, candidates=7, tries=1, readout_every=every)
+    training = AgentTraining(dataclasses.replace(TINY, outer=outer))
+    played = []
+    monkeypatch.setattr(
+        training,
+        "episodes_of",
+        lambda kept: played.append((kept, AgentTraining.episodes_of(training, kept))) or played[-1][1],
+    )
+    used = []
+    meta_loss = training_module.meta_loss
+    monkeypatch.setattr(training_module, "meta_loss", lambda *given: used.append(given) or meta_loss(*given))
+    record = training.outer_step()
+    kept, episodes = played[0]
+    readings = 2 if every else 1
+    assert len(kept) == readings
+    of_policies = episodes.returns().view(readings, 7, 2)
+    worst = sorted(range(7), key=lambda i: of_policies[:, i].mean().item())[:2]
+    _, params, _, readout, *_ = used[0]
+    fresh = training.fresh(purpose.POLICY, 0, 7)
+    for name, p in params.items():
+        assert p.equal(fresh[name][sorted(worst)])
+    length = episodes.observations.shape[0]
+    seen = episodes.observations.view(length, readings, 7, 2, 4)[:, :, sorted(worst)]
+    torch.testing.assert_close(readout.batches[0], seen.permute(1, 2, 3, 0, 4).flatten(2, 3))
+    assert record["return"] == pytest.approx(of_policies[-1].mean().item())
+    assert record["worst_policy"] == of_policies[-1].mean(1).min()
+    assert record["env_steps"] == episodes.steps()
 
 
 def test_ctrl_c_saves_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,6 +230,8 @@ def test_a_run_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixtu
         (["evaluate", "nowhere"], "nowhere holds no config.json"),
         (["dance"], "there is no command 'dance'; the commands are train, evaluate, report"),
         (["train", "--outer.gamma", "1.0"], "outer.gamma must be below 1"),
+        (["train", "--outer.averaging", "1.0"], "outer.averaging must be in [0, 1), not 1.0"),
+        (["train", "--outer.policies", "65"], "there cannot be 65 of"),
     ],
 )
 def test_bad_input_is_one_sentence(
