@@ -68,12 +68,12 @@ class OuterConfig:
     """Updates of the critic per outer step, each on 2,048 of the states just visited."""
     adjoint: Literal["unrolled", "checkpointed", "reversible"] = "unrolled"
     """How the inner loop is differentiated; the meta-gradient is the same."""
-    valid_every: int = 20
+    valid_every: int = 10
     """Outer steps between two validations; the teacher that does best there is the result."""
-    valid_policies: int = 256
-    """Fresh policies per validation. Many: a curriculum fails rarely, with some of them and in all of their
-    episodes."""
-    valid_episodes: int = 2
+    valid_policies: int = 1024
+    """Fresh policies per validation. Many with one episode each tell more than few with many: a curriculum
+    that fails does so with one policy in hundreds."""
+    valid_episodes: int = 1
     """Greedy episodes of each of them."""
     checkpoint_every: int = 20
     """Outer steps between two checkpoints."""
@@ -180,7 +180,7 @@ PRESETS: dict[str, AgentConfig] = {
         env="Acrobot-v1",
         policy=PolicyConfig((64,)),
         teacher=StatesConfig(inner_steps=16),
-        outer=OuterConfig(outer_steps=100, gamma=0.98, sharpness=2.0),
+        outer=OuterConfig(candidates=16, gamma=0.98, sharpness=2.0),
     ),
     "Pendulum-v1": AgentConfig(env="Pendulum-v1"),
 }
