@@ -28,7 +28,7 @@ JUDGED_EPISODES = 209
 class OuterConfig:
     """The outer loop: Adam on the teacher, through the surrogate of the return."""
 
-    outer_steps: int = 120
+    outer_steps: int = 160
     """Updates of the teacher."""
     lr: float = 0.03
     """Adam's learning rate at the first outer step; it falls along a cosine."""
@@ -44,13 +44,14 @@ class OuterConfig:
     """Untrained teachers of which the best, by the return of the policies that it teaches, is where
     meta-training begins. More than 1 where rewards are sparse: as long as no policy ever reaches a goal,
     there is no gradient."""
-    candidates: int = 64
-    """Fresh policies per outer step, taught side by side; all of them play."""
     policies: int = 16
-    """Those of them that did worst, from which the teacher learns: what most policies can do already says
-    nothing about the few that fail. As many as candidates: from all."""
+    """Fresh policies per outer step, taught side by side, from which the teacher learns."""
+    candidates: int = 64
+    """In the second half of the outer steps as many are taught and play, and the teacher learns from those of
+    them that did worst: what most policies can do already says nothing about the few that fail. As many as
+    policies: never."""
     episodes: int = 4
-    """Real episodes that each candidate plays at each reading."""
+    """Real episodes that each of them plays at each reading."""
     readout_every: int = 0
     """Inner steps between two readings; 0 reads after the last step only."""
     gamma: float = 0.99
@@ -68,7 +69,7 @@ class OuterConfig:
     """Updates of the critic per outer step, each on 2,048 of the states just visited."""
     adjoint: Literal["unrolled", "checkpointed", "reversible"] = "unrolled"
     """How the inner loop is differentiated; the meta-gradient is the same."""
-    valid_every: int = 10
+    valid_every: int = 20
     """Outer steps between two validations; the teacher that does best there is the result."""
     valid_policies: int = 1024
     """Fresh policies per validation. Many with one episode each tell more than few with many: a curriculum
@@ -180,7 +181,7 @@ PRESETS: dict[str, AgentConfig] = {
         env="Acrobot-v1",
         policy=PolicyConfig((64,)),
         teacher=StatesConfig(inner_steps=16),
-        outer=OuterConfig(candidates=16, gamma=0.98, sharpness=2.0),
+        outer=OuterConfig(outer_steps=120, candidates=16, gamma=0.98, sharpness=2.0),
     ),
     "Pendulum-v1": AgentConfig(env="Pendulum-v1"),
 }

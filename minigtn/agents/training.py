@@ -67,8 +67,8 @@ class AgentTraining:
 
     Everything random in outer step i follows from (seed, i), so a run resumed from a checkpoint continues to
     the same bits, on the same kind of device and with the same number of threads. Time of an outer step:
-    most of it is the ``env.limit`` steps of the ``readings * candidates * episodes`` episodes side by
-    side. Memory: those steps, and the adjoint's.
+    most of it is the ``env.limit`` steps of the ``readings * policies * episodes`` episodes side by side (in
+    the second half those of all candidates). Memory: those steps, and the adjoint's.
     """
 
     def __init__(
@@ -155,14 +155,15 @@ class AgentTraining:
         progress = self.progress
         if progress.step == 0 and outer.tries > 1:
             self.begin()
-        params = self.fresh(purpose.POLICY, progress.step * outer.candidates, outer.candidates)
+        n = outer.candidates if 2 * progress.step >= outer.outer_steps else outer.policies
+        params = self.fresh(purpose.POLICY, progress.step * outer.candidates, n)
         lesson = self.lesson(progress.step)
         kept = weights_at_readings(self.inner, params, lesson, self.config.every, self.optimizer)
         everything = self.episodes_of(kept)
-        returns = everything.returns().view(self.config.readings, outer.candidates, outer.episodes)
+        returns = everything.returns().view(self.config.readings, n, outer.episodes)
         worst = returns.mean((0, 2)).argsort(stable=True)[: outer.policies].sort().values
         params = {name: p[worst] for name, p in params.items()}
-        episodes = everything.of(self._columns(worst))
+        episodes = everything.of(self._columns(worst, n))
         done = self._done()
         advantage, targets = advantages(episodes, self.critic, done, outer.gamma, outer.gae_lambda, self.unit)
         surrogate = PolicyGradient(self.policy, outer.entropy, outer.sharpness)
@@ -210,12 +211,12 @@ class AgentTraining:
         for name, now in self.teacher.state_dict().items():
             self.average[name].lerp_(now, share)
 
-    def _columns(self, policies: Tensor) -> Tensor:
-        """Where the episodes of these candidates are among those of all, reading by reading."""
+    def _columns(self, policies: Tensor, n: int) -> Tensor:
+        """Where the episodes of these policies are among those of all n, reading by reading."""
         outer = self.config.outer
         readings = torch.arange(self.config.readings, device=self.device).view(-1, 1, 1)
         episodes = torch.arange(outer.episodes, device=self.device)
-        first = (readings * outer.candidates + policies.view(1, -1, 1)) * outer.episodes
+        first = (readings * n + policies.view(1, -1, 1)) * outer.episodes
         return (first + episodes).flatten()
 
     def _done(self) -> Tensor:

@@ -140,14 +140,18 @@ def test_a_teacher_learns_from_the_candidates_that_did_worst(
     used = []
     meta_loss = training_module.meta_loss
     monkeypatch.setattr(training_module, "meta_loss", lambda *given: used.append(given) or meta_loss(*given))
+    training.outer_step()
+    assert len(played[0][0][0]["0.weight"]) == 2  # in the first half all are learned from
+    training.progress.step = 2
+    before = training.progress.env_steps
     record = training.outer_step()
-    kept, episodes = played[0]
+    kept, episodes = played[1]
     readings = 2 if every else 1
     assert len(kept) == readings
     of_policies = episodes.returns().view(readings, 7, 2)
     worst = sorted(range(7), key=lambda i: of_policies[:, i].mean().item())[:2]
-    _, params, _, readout, *_ = used[0]
-    fresh = training.fresh(purpose.POLICY, 0, 7)
+    _, params, _, readout, *_ = used[1]
+    fresh = training.fresh(purpose.POLICY, 14, 7)
     for name, p in params.items():
         assert p.equal(fresh[name][sorted(worst)])
     length = episodes.observations.shape[0]
@@ -155,7 +159,7 @@ def test_a_teacher_learns_from_the_candidates_that_did_worst(
     torch.testing.assert_close(readout.batches[0], seen.permute(1, 2, 3, 0, 4).flatten(2, 3))
     assert record["return"] == pytest.approx(of_policies[-1].mean().item())
     assert record["worst_policy"] == of_policies[-1].mean(1).min()
-    assert record["env_steps"] == episodes.steps()
+    assert record["env_steps"] == before + episodes.steps()
 
 
 def test_ctrl_c_saves_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
