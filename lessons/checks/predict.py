@@ -5,6 +5,7 @@ A prediction is no exam. It says what came out, and what to think about where th
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
@@ -17,7 +18,7 @@ def prediction(look: Callable[[Any, Any], str]) -> Callable[[Any, Any], None]:
 
     @wraps(look)
     def predicted(guess: Any, answer: Any) -> None:
-        print(look(guess, answer))
+        print(textwrap.fill(look(guess, answer), 78))
 
     return predicted
 

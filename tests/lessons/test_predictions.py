@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import checks
+import nbformat
 import pytest
 
+NOTEBOOKS = Path(__file__).parents[2] / "lessons"
 LESSONS = range(1, 6)
 GUESSES = [guess for k in LESSONS for guess in import_module(f"answers.lesson{k}").GUESSES]
 
@@ -17,7 +21,7 @@ def test_a_guess_is_answered(
     name: str, guess: Any, answer: Any, thought: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     getattr(checks, f"predict_{name}")(guess, answer)
-    said = capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())
     assert said.startswith("You said ")
     assert thought in said
     assert ("so it is" in said or " Near. " in said) == (guess == answer or thought == "Near")
@@ -43,3 +47,21 @@ def test_every_prediction_is_tried_at_every_letter(k: int) -> None:
     assert len(names) >= 2
     assert min(len(guesses) for guesses in tried.values()) >= 3
     assert all(getattr(checks, f"predict_{name}") is lesson[f"predict_{name}"] for name in names)
+
+
+@pytest.mark.parametrize("k", LESSONS)
+def test_what_the_lesson_found_is_what_the_thoughts_are_about(k: int) -> None:
+    """The answers in the kept outputs are near those for which the thoughts were written."""
+    (path,) = NOTEBOOKS.glob(f"0{k}_*.ipynb")
+    expected = {name: answer for name, _, answer, _ in GUESSES}
+    found = {}
+    for cell in nbformat.read(path, as_version=4).cells:
+        said = " ".join(" ".join(output.get("text", "").split()) for output in cell.get("outputs", []))
+        for name in re.findall(r"checks\.predict_(\w+)\(", cell.source):
+            found[name] = re.search(r"No guess yet .* It is (\S+)\. ", said)[1]
+    assert {name for name in expected if name.startswith(f"{k}_")} == set(found)
+    for name, answer in found.items():
+        if isinstance(expected[name], str):
+            assert answer == expected[name]
+        else:
+            assert float(answer) == pytest.approx(expected[name], rel=0.15, abs=1.0), name

@@ -124,6 +124,6 @@ GUESSES: list[tuple[str, Any, float, str]] = [
     ("2_apart", -8, 1.4, "A factor of 2"),
     ("2_apart", 5, 1.4, "stops growing"),
     ("2_sign", 8, 7.0, "Near"),
-    ("2_sign", 2, 7.0, "points away"),
+    ("2_sign", 2, 7.0, "point away"),
     ("2_sign", 16, 7.0, "its own cliff"),
 ]
