@@ -18,7 +18,7 @@ def prediction(look: Callable[[Any, Any], str]) -> Callable[[Any, Any], None]:
 
     @wraps(look)
     def predicted(guess: Any, answer: Any) -> None:
-        print(textwrap.fill(look(guess, answer), 78))
+        print(textwrap.fill(look(guess, answer), 78, break_on_hyphens=False))
 
     return predicted
 
