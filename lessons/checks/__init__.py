@@ -9,13 +9,19 @@ The checks of lesson 1 are in `lesson1`, and so on; what they share is in `commo
 # ruff: noqa: F401
 
 from checks.common import close, compare
+from checks.guided import or_yours, reveal
 from checks.lesson1 import check_1_central_difference, check_1_hessian_times, check_1_step_back
 from checks.lesson2 import check_2_largest_curvature, check_2_train, check_2_walk_back
 from checks.lesson3 import check_3_bits_per_weight, check_3_squeeze, check_3_undo_step
 from checks.lesson4 import check_4_meta_loss, check_4_through_the_logarithm, check_4_train_per_layer
 from checks.lesson5 import check_5_class_means, check_5_mean_over_starts, check_5_repeat
-from checks.lesson6 import check_6_choose_then_judge, check_6_generator_inputs, check_6_outer_step
-from checks.lesson7 import check_7_normalized_weight, check_7_readout_steps, check_7_shuffle_batches
+from checks.lesson6 import (
+    check_6_choose_then_judge,
+    check_6_generate,
+    check_6_meta_loss,
+    check_6_outer_loop,
+)
+from checks.lesson7 import check_7_paired, check_7_reorder, check_7_weight_normalized
 from checks.lesson8 import check_8_best_block, check_8_choose, check_8_timed
 from checks.lesson9 import check_9_bootstrap, check_9_regret, check_9_spearman, check_9_taught_accuracy
 from checks.lesson10 import check_10_choose, check_10_hessian_times, check_10_rate_for
