@@ -8,8 +8,7 @@ The checks of lesson 1 are in `lesson1`, and so on; what they share is in `commo
 """
 # ruff: noqa: F401
 
-from checks.common import close, compare
-from checks.guided import or_yours, reveal
+from checks.common import close, compare, use
 from checks.lesson1 import check_1_central_difference, check_1_hessian_times, check_1_step_back
 from checks.lesson2 import check_2_largest_curvature, check_2_train, check_2_walk_back
 from checks.lesson3 import check_3_bits_per_weight, check_3_squeeze, check_3_undo_step

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from functools import wraps
 from typing import Any
 
@@ -12,7 +14,7 @@ from torch import Tensor
 
 Function = Callable[..., Any]
 
-# tqdm, which a library imports, asks for ipywidgets in every notebook; the lessons need none.
+# tqdm, which a library imports, asks for ipywidgets in every notebook; the lessons work without.
 warnings.filterwarnings("ignore", message="IProgress not found")
 
 
@@ -40,6 +42,27 @@ def exercise(check: Callable[..., None]) -> Callable[..., None]:
             print("Correct.")
 
     return checked
+
+
+def use(check: Callable[..., None], yours: Function, authors: Function) -> Function:
+    """The reader's function where it passes its check, else the authors', ``authors_NAME``; says which."""
+    name = authors.__name__.removeprefix("authors_")
+    if yours is not authors:
+        said = io.StringIO()
+        try:
+            with redirect_stdout(said):
+                check(yours)
+        except Exception as error:
+            print(f"{name}: the authors', for yours stopped with {type(error).__name__}.")
+            return authors
+        if said.getvalue() == "Correct.\n":
+            print(f"{name}: yours.")
+            return yours
+        if said.getvalue().startswith("Not yet right"):
+            print(f"{name}: the authors', for yours is not yet right.")
+            return authors
+    print(f"{name}: the authors', until you have written yours.")
+    return authors
 
 
 def _asked(function: Function) -> Function:

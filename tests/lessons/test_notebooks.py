@@ -40,7 +40,7 @@ def look_at_outputs(notebook: nbformat.NotebookNode) -> None:
             assert before.cell_type == "markdown"
             assert text.startswith("Not done yet"), f"{cell.id}: {text}"
         if "solution" in tags:
-            assert text.strip().endswith("Correct."), f"{cell.id}: {text}"
+            assert text.strip() == "Correct.", f"{cell.id}: {text}"
             solutions += 1
     exercises = sum("exercise" in cell.metadata.get("tags", []) for cell in notebook.cells)
     assert exercises == solutions >= 2
