@@ -3,13 +3,22 @@
 A check prints one of three things: "Not done yet" (the function still returns nothing), "Not yet right" with
 the mistake it recognises, or "Correct". It never stops the notebook. Right answers come from `reference`,
 `minigtn` or a formula; the usual wrong ones are computed beside them, and a mistake is called by its name.
+``use`` hands the reader's function to the later cells once it passes; a ``predict_`` compares a guess.
 
 The checks of lesson 1 are in `lesson1`, and so on; what they share is in `common`.
 """
 # ruff: noqa: F401
 
 from checks.common import close, compare, use
-from checks.lesson1 import check_1_central_difference, check_1_hessian_times, check_1_step_back
+from checks.lesson1 import (
+    check_1_central_difference,
+    check_1_hessian_times,
+    check_1_step,
+    check_1_step_back,
+    predict_1_best_h,
+    predict_1_best_rate,
+    predict_1_far,
+)
 from checks.lesson2 import check_2_largest_curvature, check_2_train, check_2_walk_back
 from checks.lesson3 import check_3_bits_per_weight, check_3_squeeze, check_3_undo_step
 from checks.lesson4 import check_4_meta_loss, check_4_through_the_logarithm, check_4_train_per_layer

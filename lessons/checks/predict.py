@@ -32,7 +32,8 @@ def number(
     if not isinstance(guess, int | float):
         return f"A guess here is one number, such as {answer * 2 + 1:.0f}."
     said = f"You said {guess:.3g}; it is {answer:.3g}."
-    if abs(guess - answer) <= apart or abs(answer) <= abs(guess) * factor <= abs(answer) * factor**2:
+    within_factor = guess * answer > 0 and 1 / factor <= guess / answer <= factor
+    if within_factor or abs(guess - answer) <= apart:
         return f"{said} Near. {near}"
     return f"{said} {low if guess < answer else high}"
 

@@ -1,0 +1,45 @@
+"""A guess is answered with what came out and something to think about; none, or a strange one, stops nothing."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+import checks
+import pytest
+
+LESSONS = range(1, 2)
+GUESSES = [guess for k in LESSONS for guess in import_module(f"answers.lesson{k}").GUESSES]
+
+
+@pytest.mark.parametrize(("name", "guess", "answer", "thought"), GUESSES)
+def test_a_guess_is_answered(
+    name: str, guess: Any, answer: Any, thought: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    getattr(checks, f"predict_{name}")(guess, answer)
+    said = capsys.readouterr().out
+    assert said.startswith("You said ")
+    assert thought in said
+    assert ("so it is" in said or "Near" in said) == (guess == answer or thought == "Near")
+
+
+@pytest.mark.parametrize(("name", "answer"), {name: answer for name, _, answer, _ in GUESSES}.items())
+def test_no_guess_and_a_strange_one(name: str, answer: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    predict = getattr(checks, f"predict_{name}")
+    predict(None, answer)
+    assert capsys.readouterr().out.startswith("No guess yet")
+    predict(["?"], answer)
+    assert capsys.readouterr().out.startswith("A guess here is one ")
+
+
+@pytest.mark.parametrize("k", LESSONS)
+def test_every_prediction_is_tried_at_every_letter(k: int) -> None:
+    lesson = vars(import_module(f"checks.lesson{k}"))
+    names = {name.removeprefix("predict_") for name in lesson if name.startswith("predict_")}
+    tried: dict[str, set[Any]] = {name: set() for name in names}
+    for name, guess, _, _ in GUESSES:
+        if name in names:
+            tried[name].add(guess)
+    assert len(names) >= 2
+    assert min(len(guesses) for guesses in tried.values()) >= 3
+    assert all(getattr(checks, f"predict_{name}") is lesson[f"predict_{name}"] for name in names)
