@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from checks.common import Function, Hint, close, exercise, judge, tensor
+from checks.predict import choice, number, prediction
 from minigtn import (
     SGD,
     Checkpointed,
@@ -277,3 +278,45 @@ def check_6_choose_then_judge(choose_then_judge: Function) -> None:
             f"the test data were read {len(asked)} times, for {asked}; once, for the best "
             "setting, is all that is needed"
         )
+
+
+@prediction
+def predict_6_fresh_loss(guess: Any, answer: float) -> str:
+    """The cross entropy of fresh weights."""
+    return number(
+        guess,
+        answer,
+        near="Above 2.30: fresh weights are not undecided, they are sure of something at random.",
+        low="Fresh weights know nothing, and the best that ignorance can do is 2.30.",
+        high="They are sure of something wrong, but not of much: their logits are about 1 in size.",
+        factor=1.12,
+    )
+
+
+@prediction
+def predict_6_real_accuracy(guess: Any, answer: float) -> str:
+    """Test accuracy of learners on real batches, in percent."""
+    return number(
+        guess,
+        answer,
+        near="Well tuned, 200 real images teach a good deal, and the curriculum is still ahead.",
+        low="A tuned rival is no straw man: look at the learning rate that won.",
+        high="Real batches are drawn at random: none is made to follow the one before.",
+        apart=3,
+        factor=1.0,
+    )
+
+
+@prediction
+def predict_6_worst_taught(guess: Any, answer: str) -> str:
+    """Which other network the curriculum teaches worst."""
+    return choice(
+        guess,
+        answer,
+        {
+            "w": "Wider is the same kind of learner: its batch norm makes the learned step sizes fit.",
+            "d": "Depth costs a little; the learned step sizes still fit, because every layer is normalized.",
+            "n": "Without normalization the learned learning rates are far too large.",
+            "c": "The images do not fit the convolution well, but the step sizes do it no harm.",
+        },
+    )

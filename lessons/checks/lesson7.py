@@ -10,6 +10,7 @@ from scipy import stats
 from torch import Tensor
 
 from checks.common import Function, Hint, exercise, judge, parts, tensor
+from checks.predict import choice, number, prediction
 
 T = 6
 B = 4
@@ -167,3 +168,45 @@ def check_7_paired(paired: Function) -> None:
         ),
     }
     judge("(mean difference, half width)", [float(part) for part in got], right, usual)
+
+
+@prediction
+def predict_7_shuffled(guess: Any, answer: float) -> str:
+    """Accuracy in percent where all images are shuffled."""
+    return number(
+        guess,
+        answer,
+        near="The order is worth something, and the images alone already teach most of it.",
+        low="Shuffled images are still images that teach: look how much they keep.",
+        high="Each step's learning rate was learned for the images that the step showed.",
+        factor=1.0,
+        apart=2.5,
+    )
+
+
+@prediction
+def predict_7_weight_norm(guess: Any, answer: float) -> str:
+    """Points that weight normalization is ahead at the large outer learning rate."""
+    return number(
+        guess,
+        answer,
+        near="A few points decide here, so look at the interval, too.",
+        low="It does better than you thought; look at the interval before you believe it.",
+        high="It does less than you thought; look at the interval before you believe it.",
+        factor=1.0,
+        apart=2.0,
+    )
+
+
+@prediction
+def predict_7_last_only(guess: Any, answer: str) -> str:
+    """Whether a teacher that is read once, at the end, ends lower (l), higher (h) or at the same (s)."""
+    return choice(
+        guess,
+        answer,
+        {
+            "l": "Early readings help where the way back is long; ten steps are short.",
+            "h": "It optimizes just what is judged, the end; but the others ended well, too.",
+            "s": "They differ in how they get there: look at the first steps.",
+        },
+    )

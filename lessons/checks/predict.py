@@ -42,7 +42,7 @@ def choice(guess: Any, answer: str, thoughts: dict[str, str]) -> str:
     """``thoughts`` has a sentence for each of the letters that may be chosen."""
     if guess is None:
         return f"{NO_GUESS} It is {answer}. {thoughts[answer]}"
-    if guess not in thoughts:
+    if not isinstance(guess, str) or guess not in thoughts:
         letters = " or ".join(f'"{letter}"' for letter in thoughts)
         return f"A guess here is one letter, {letters}."
     if guess == answer:

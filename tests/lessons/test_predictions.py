@@ -8,7 +8,7 @@ from typing import Any
 import checks
 import pytest
 
-LESSONS = range(1, 2)
+LESSONS = [k for k in range(1, 12) if hasattr(import_module(f"answers.lesson{k}"), "GUESSES")]
 GUESSES = [guess for k in LESSONS for guess in import_module(f"answers.lesson{k}").GUESSES]
 
 

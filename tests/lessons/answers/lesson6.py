@@ -159,3 +159,15 @@ RIGHT: list[tuple[str, Callable[..., Any]]] = [
     ("6_outer_loop", outer_loop()),
     ("6_choose_then_judge", lambda s, valid, test: (max(s, key=valid), test(max(s, key=valid)))),
 ]
+GUESSES: list[tuple[str, Any, Any, str]] = [
+    ("6_fresh_loss", 2.7, 2.6, "Near"),
+    ("6_fresh_loss", 2.3, 2.7, "know nothing"),
+    ("6_fresh_loss", 10, 2.7, "not of much"),
+    ("6_real_accuracy", 84, 83.6, "Near"),
+    ("6_real_accuracy", 50, 83.6, "no straw man"),
+    ("6_real_accuracy", 95, 83.6, "at random"),
+    ("6_worst_taught", "n", "n", "far too large"),
+    ("6_worst_taught", "w", "n", "the same kind"),
+    ("6_worst_taught", "d", "n", "costs a little"),
+    ("6_worst_taught", "c", "n", "do not fit the convolution"),
+]

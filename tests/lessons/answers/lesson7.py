@@ -141,3 +141,14 @@ RIGHT: list[tuple[str, Callable[..., Any]]] = [
     ("7_paired", paired()),
     ("7_paired", lambda one, other: tuple(torch.tensor(v) for v in paired()(one, other))),
 ]
+GUESSES: list[tuple[str, Any, Any, str]] = [
+    ("7_shuffled", 88, 88.0, "Near"),
+    ("7_shuffled", 60, 88.0, "still images that teach"),
+    ("7_shuffled", 93.6, 88.0, "learned for the images"),
+    ("7_weight_norm", 1, 2.0, "Near"),
+    ("7_weight_norm", -5, 2.0, "better than you thought"),
+    ("7_weight_norm", 20, 2.0, "less than you thought"),
+    ("7_last_only", "l", "s", "ten steps are short"),
+    ("7_last_only", "h", "s", "just what is judged"),
+    ("7_last_only", "s", "s", "how they get there"),
+]
