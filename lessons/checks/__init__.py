@@ -48,7 +48,14 @@ from checks.lesson8 import (
     predict_8_unrolled_mebibytes,
     predict_8_wider,
 )
-from checks.lesson9 import check_9_bootstrap, check_9_regret, check_9_spearman, check_9_taught_accuracy
+from checks.lesson9 import (
+    check_9_bootstrap,
+    check_9_predict_each,
+    check_9_spearman,
+    check_9_taught_accuracy,
+    predict_9_as_it_is,
+    predict_9_best_score,
+)
 from checks.lesson10 import check_10_choose, check_10_hessian_times, check_10_rate_for
 from checks.lesson11 import check_11_repaid_after, check_11_returns_to_go, check_11_surrogate
 from checks.lesson12 import (

@@ -8,13 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from checks.capstone import (
-    check_12_gradient_error,
-    check_12_judge,
-    check_12_meta_loss,
-    check_12_meta_train,
-    check_12_teacher,
-)
+from checks.capstone import check_12_gradient_error, check_12_meta_loss
+from checks.capstone_outer import check_12_judge, check_12_meta_train, check_12_teacher
 from checks.common import Function, Hint, close, exercise, judge, parts, tensor
 
 __all__ = [
@@ -56,13 +51,17 @@ def check_12_make_data(make_data: Function) -> None:
     label = {image.astype(int).tobytes(): int(k) for image, k in zip(digits.data, digits.target, strict=True)}
     images = [row.numpy().astype(int).tobytes() for row in units.round()]
     if Counter(images) != Counter(image.astype(int).tobytes() for image in digits.data):
-        raise Hint("each of the 1797 images belongs to one part, and to no second one; some are in two, or in none")
+        raise Hint(
+            "each of the 1797 images belongs to one part, and to no second one; some are in two, or in none"
+        )
     if any(label[image] != k for image, k in zip(images, y.tolist(), strict=True)):
         raise Hint("images and labels no longer belong together: draw one order for both")
     train = data["train"][0].double()
     if not (abs(train.mean()) < 1e-4 and abs(train.std() - 1) < 1e-3):
         if abs(x.mean()) < 1e-4 and abs(x.std() - 1) < 1e-3:
-            raise Hint("mean and standard deviation are those of all images: the test images must not have a say")
+            raise Hint(
+                "mean and standard deviation are those of all images: the test images must not have a say"
+            )
         raise Hint("the training images should have mean 0 and standard deviation 1")
     if not torch.equal(make_data(0)["test"][0], data["test"][0]):
         raise Hint("the same seed gave two splits: draw the order from torch.Generator().manual_seed(seed)")
@@ -72,7 +71,7 @@ def check_12_make_data(make_data: Function) -> None:
 
 @exercise
 def check_12_learner(fresh: Function, forward: Function) -> None:
-    """``fresh(seed)``, ``forward(w, x)``: weights outside of the function, a hidden layer, two derivatives."""
+    """``fresh(seed)``, ``forward(w, x)``: weights from outside, a hidden layer, two derivatives."""
     w = fresh(0)
     if not isinstance(w, list) or not all(isinstance(p, Tensor) for p in w):
         raise Hint("fresh(seed) returns a list of tensors")
@@ -121,7 +120,7 @@ def check_12_loss(loss: Function) -> None:
         "divide by the number of images, not by that of all logits": each.sum() / logits.numel(),
         "this takes logarithms of base 2": right / torch.log(torch.tensor(2.0).double()),
         "softmax was applied twice": torch.nn.functional.cross_entropy(logits.softmax(1), y),
-        "this is minus the logit of the class alone: the logarithm of the sum of exp is missing": -logits.gather(
+        "this is minus the logit of the class: the logarithm of the sum of exp is missing": -logits.gather(
             1, y[:, None]
         ).mean(),
     }
@@ -157,7 +156,12 @@ def _flat(parts: Any) -> Tensor:
 def _tensors(what: str, answer: Any, like: list[Tensor]) -> Tensor:
     if not isinstance(answer, list | tuple) or len(answer) != len(like):
         raise Hint(f"{what} should be a list of {len(like)} tensors, as it was")
-    return _flat([tensor(f"part {i} of {what}", p, tuple(l.shape)) for i, (p, l) in enumerate(zip(answer, like, strict=True))])
+    return _flat(
+        [
+            tensor(f"part {i} of {what}", p, tuple(l.shape))
+            for i, (p, l) in enumerate(zip(answer, like, strict=True))
+        ]
+    )
 
 
 @exercise
@@ -178,7 +182,8 @@ def check_12_step(step: Function) -> None:
     right_v = m * velocity + g
     right_w = old - lr * right_v
     usual = {
-        "the velocity is m times the old one plus the gradient, without a factor 1 - m": m * velocity + (1 - m) * g,
+        "the velocity is m times the old one plus the gradient, without a factor 1 - m": m * velocity
+        + (1 - m) * g,
         "the old velocity is missing": g,
         "the old velocity should be scaled by m": velocity + g,
         "the learning rate belongs to the weights' line, not to the velocity's": m * velocity + lr * g,
@@ -193,12 +198,12 @@ def check_12_step(step: Function) -> None:
     judge("the new w", got_w.detach(), right_w.detach(), {h: x.detach() for h, x in usual.items()})
     probe = torch.linspace(-1, 2, len(old), dtype=torch.float64)
     wanted = torch.autograd.grad(right_w @ probe, [*w, lr, m])
-    found = torch.autograd.grad(got_w @ probe, [*w, lr, m], allow_unused=True) if got_w.requires_grad else [None]
+    found = (
+        torch.autograd.grad(got_w @ probe, [*w, lr, m], allow_unused=True) if got_w.requires_grad else [None]
+    )
     if any(part is None for part in found):
         raise Hint("the new w cannot be differentiated by the old w, lr and m: something cuts the road")
-    hint = (
-        "the numbers are right, but the gradient was taken without create_graph=True: how it changes with w is lost"
-    )
+    hint = "the numbers are right, but without create_graph=True it is lost how the gradient changes with w"
     judge("the gradient of the new w by the old w", _flat(found[:2]), _flat(wanted[:2]), {hint: probe})
     judge("the gradient by lr and m", torch.stack(found[2:]), torch.stack(wanted[2:]))
 
@@ -216,13 +221,13 @@ def check_12_train(train: Function) -> None:
     def batch_loss(w: list[Tensor], x: Tensor, y: Tensor) -> Tensor:
         return _curved(w) / 4 + (w[1] * x[:3]).sum() + (w[0].sum() * x[3] - 0.1 * y.sum()).square() / 10
 
-    def run(
-        order: Any = range(T), reset: bool = False, first: bool = False, still: bool = False
-    ) -> Tensor:
+    def run(order: Any = range(T), reset: bool = False, first: bool = False, still: bool = False) -> Tensor:
         w, _ = start, None
         v = [torch.zeros_like(p) for p in w]
         for t in order:
-            g = torch.autograd.grad(batch_loss(w, x[0 if still else t], y[0 if still else t]), w, create_graph=True)
+            g = torch.autograd.grad(
+                batch_loss(w, x[0 if still else t], y[0 if still else t]), w, create_graph=True
+            )
             v = [(0 if reset else m[t]) * b + a for a, b in zip(g, v, strict=True)]
             w = [p - lr[0 if first else t] * b for p, b in zip(w, v, strict=True)]
         return _flat(w)
@@ -238,7 +243,9 @@ def check_12_train(train: Function) -> None:
         "the first step is missing": run(range(1, T)),
         "the steps went backwards": run(range(T)[::-1]),
     }
-    judge("the trained weights", got.detach(), right.detach(), {h: wrong.detach() for h, wrong in usual.items()})
+    judge(
+        "the trained weights", got.detach(), right.detach(), {h: wrong.detach() for h, wrong in usual.items()}
+    )
     probe = torch.linspace(-1, 2, len(right), dtype=torch.float64)
     leaves = {"images": x, "learning rates": lr, "momenta": m, "first weights": start[0]}
     wanted = torch.autograd.grad(right @ probe, list(leaves.values()))
@@ -248,6 +255,6 @@ def check_12_train(train: Function) -> None:
     for name, ours, theirs in zip(leaves, found, wanted, strict=True):
         if ours is None or not close(ours, theirs):
             raise Hint(
-                f"the weights are right, but their gradient by the {name} is not: nothing may be cut (detach, item) "
-                "between the steps"
+                f"the weights are right, but their gradient by the {name} is not: nothing may be "
+                "cut (detach, item) between the steps"
             )

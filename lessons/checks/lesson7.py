@@ -19,7 +19,7 @@ K = 3
 
 @exercise
 def check_7_reorder(reorder: Function) -> None:
-    """``reorder(x, y, kind, seed)``: the four kinds, labels with their images, orders that follow the seed."""
+    """``reorder(x, y, kind, seed)``: the four kinds, labels with their images, seeds."""
     x = torch.arange(T * B, dtype=torch.float64).view(T, B, 1, 1, 1)
     y = torch.eye(K, dtype=torch.float64)[torch.arange(T * B).remainder(K)].view(T, B, K)
 
@@ -45,7 +45,9 @@ def check_7_reorder(reorder: Function) -> None:
         raise Hint("'in order' should change nothing")
     backwards = images("reversed", 0)
     if torch.equal(backwards, as_learned.flip(0, 1)):
-        raise Hint("reversed: the images inside a batch were turned round, too; only the order of the batches")
+        raise Hint(
+            "reversed: the images inside a batch were turned round, too; only the order of the batches"
+        )
     if not torch.equal(backwards, as_learned.flip(0)):
         raise Hint("reversed: the last batch comes first, and so on: flip(0)")
     for kind in ("batches", "images"):
@@ -154,10 +156,14 @@ def check_7_paired(paired: Function) -> None:
         "one minus other, not the other way round": np.array([-mean, t * error]),
         "both were taught from the same starts: take the differences first, learner by learner, and then "
         "their spread": np.array([mean, t * unpaired]),
-        "divide the spread by the root of n: the mean of n is surer than one": np.array([mean, t * error * n**0.5]),
+        "divide the spread by the root of n: the mean of n is surer than one": np.array(
+            [mean, t * error * n**0.5]
+        ),
         "divide by the root of n, not by n": np.array([mean, t * error / n**0.5]),
         "this is one standard error: times t for 95 %": np.array([mean, error]),
-        "1.96 is for many learners; with n of them it is stats.t.ppf(0.975, n - 1)": np.array([mean, 1.96 * error]),
+        "1.96 is for many learners; with n of them it is stats.t.ppf(0.975, n - 1)": np.array(
+            [mean, 1.96 * error]
+        ),
         "the tails have 2.5 % each: stats.t.ppf(0.975, n - 1)": np.array(
             [mean, stats.t.ppf(0.95, n - 1) * error]
         ),

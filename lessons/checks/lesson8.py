@@ -126,9 +126,15 @@ def check_8_estimate(estimate: Function) -> None:
 def check_8_plan(plan: Function) -> None:
     """``plan(candidates, T, budget)``: the fastest expected at T among those that fit."""
     short = [10, 20, 40]
-    lines = {"steep": (0.1, 0.05, 100), "flat": (2.0, 0.01, 10), "small": (1.0, 0.09, 1), "large": (3.0, 0.03, 50)}
+    lines = {
+        "steep": (0.1, 0.05, 100),
+        "flat": (2.0, 0.01, 10),
+        "small": (1.0, 0.09, 1),
+        "large": (3.0, 0.03, 50),
+    }
     candidates = {
-        name: (short, [a + b * t for t in short], lambda T, size=size: size * T) for name, (a, b, size) in lines.items()
+        name: (short, [a + b * t for t in short], lambda T, size=size: size * T)
+        for name, (a, b, size) in lines.items()
     }
     expected = {name: {T: a + b * T for T in (30, 100)} for name, (a, b, _) in lines.items()}
     cases = (
@@ -151,7 +157,7 @@ def check_8_plan(plan: Function) -> None:
             if budget in (3_000, 100):
                 raise Hint(f"{right!r} needs exactly the budget: at most means <=")
             raise Hint(
-                f"at T = {T} {right!r} takes {expected[right][T]:.1f} s and {name!r} {expected[name][T]:.1f}: "
+                f"at T = {T} {right!r} takes {expected[right][T]:.1f} s, {name!r} {expected[name][T]:.1f}: "
                 "extend each line to T before you compare"
             )
         a, b, _ = lines[name]

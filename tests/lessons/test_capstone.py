@@ -1,4 +1,4 @@
-"""The capstone with the reference's answers in its empty cells: ten checks accept, and the judgement passes."""
+"""The capstone with the reference's answers in its empty cells: ten checks accept, the judgement passes."""
 
 from __future__ import annotations
 
@@ -42,7 +42,9 @@ def test_the_reference_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(LESSONS)}}).execute()
     outputs = said(notebook)
     assert outputs.count("Correct.\n") == 10
-    accuracy = re.search(r"20 fresh learners: ([\d.]+)% ± [\d.]+% of the test digits\nPASSED\.", "".join(outputs))
+    accuracy = re.search(
+        r"20 fresh learners: ([\d.]+)% ± [\d.]+% of the test digits\nPASSED\.", "".join(outputs)
+    )
     assert accuracy is not None, outputs
     assert float(accuracy[1]) >= 82
     error = re.search(r"finite differences differ by (\S+)", "".join(outputs))
@@ -55,7 +57,9 @@ def test_the_cells_are_empty() -> None:
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     stubs = [cell.source for cell in notebook.cells if "exercise" in cell.metadata.get("tags", [])]
     assert len(stubs) == 10
-    allowed = re.compile(r"(def .*:|class Teacher\(torch\.nn\.Module\):|\.\.\.|super\(\).__init__\(\)|checks\..*|)$")
+    allowed = re.compile(
+        r"(def .*:|class Teacher\(torch\.nn\.Module\):|\.\.\.|super\(\).__init__\(\)|checks\..*|)$"
+    )
     for stub in stubs:
         assert all(allowed.match(line.strip()) for line in stub.splitlines()), stub
 

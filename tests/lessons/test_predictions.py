@@ -1,4 +1,4 @@
-"""A guess is answered with what came out and something to think about; none, or a strange one, stops nothing."""
+"""A guess is answered with what came out and a thought; no guess, or a strange one, stops nothing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import checks
 import pytest
 
-LESSONS = [k for k in range(1, 12) if hasattr(import_module(f"answers.lesson{k}"), "GUESSES")]
+LESSONS = range(1, 10)
 GUESSES = [guess for k in LESSONS for guess in import_module(f"answers.lesson{k}").GUESSES]
 
 
@@ -20,7 +20,7 @@ def test_a_guess_is_answered(
     said = capsys.readouterr().out
     assert said.startswith("You said ")
     assert thought in said
-    assert ("so it is" in said or "Near" in said) == (guess == answer or thought == "Near")
+    assert ("so it is" in said or " Near. " in said) == (guess == answer or thought == "Near")
 
 
 @pytest.mark.parametrize(("name", "answer"), {name: answer for name, _, answer, _ in GUESSES}.items())

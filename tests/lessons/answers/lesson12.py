@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from answers import capstone
 from sklearn.datasets import load_digits
+
+from answers import capstone
 
 
 def make_data(
@@ -28,7 +29,11 @@ def make_data(
             x = (x - of.mean()) / of.std()
         if not flat:
             x = x.view(-1, 8, 8)
-        cuts = {"train": slice(0, 1000), "valid": slice(1000, 1297), "test": slice(1297 - overlap, 1797 - overlap)}
+        cuts = {
+            "train": slice(0, 1000),
+            "valid": slice(1000, 1297),
+            "test": slice(1297 - overlap, 1797 - overlap),
+        }
         return {name: (x[cut], y[cut]) for name, cut in list(cuts.items())[:parts]}
 
     return answer
@@ -91,13 +96,21 @@ def step(
 
 
 def train(
-    batch=lambda t: t, rate=lambda t: t, order=lambda T: range(T), reset=False, between=lambda w: w, plain=False
+    batch=lambda t: t,
+    rate=lambda t: t,
+    order=lambda T: range(T),
+    reset=False,
+    between=lambda w: w,
+    plain=False,
 ) -> Callable[..., Any]:
     def answer(batch_loss, w, lesson):
         x, y, lr, m = lesson
         v = [torch.zeros_like(p) for p in w]
         for t in order(len(x)):
-            objective = lambda w, t=t: batch_loss(w, x[batch(t)], y[batch(t)])
+
+            def objective(w, t=t):
+                return batch_loss(w, x[batch(t)], y[batch(t)])
+
             if reset:
                 v = [torch.zeros_like(p) for p in w]
             step_size = lr[rate(t)].item() if plain else lr[rate(t)]
@@ -108,7 +121,9 @@ def train(
     return answer
 
 
-def meta_loss(trained=True, own=False, result=lambda v: v, lesson_of=lambda lesson: lesson) -> Callable[..., Any]:
+def meta_loss(
+    trained=True, own=False, result=lambda v: v, lesson_of=lambda lesson: lesson
+) -> Callable[..., Any]:
     def answer(batch_loss, w, lesson, exam):
         if trained:
             w = capstone.train(batch_loss, w, lesson_of(lesson))
@@ -118,7 +133,14 @@ def meta_loss(trained=True, own=False, result=lambda v: v, lesson_of=lambda less
 
 
 def gradient_error(
-    h=1e-5, sides=2, draw=torch.randn, slope="autograd", in_place=False, absolute=True, first=False, text=False
+    h=1e-5,
+    sides=2,
+    draw=torch.randn,
+    slope="autograd",
+    in_place=False,
+    absolute=True,
+    first=False,
+    text=False,
 ) -> Callable[..., Any]:
     def answer(f, theta, seed):
         rng = torch.Generator().manual_seed(seed)
@@ -149,7 +171,14 @@ def ones(shape, generator, dtype):
 
 
 def teacher(
-    z="each", rates="log", momenta="sigmoid", labels="balanced", pixels=False, seed="used", flat=True, extra=False
+    z="each",
+    rates="log",
+    momenta="sigmoid",
+    labels="balanced",
+    pixels=False,
+    seed="used",
+    flat=True,
+    extra=False,
 ) -> type[torch.nn.Module]:
     class Answer(torch.nn.Module):
         def __init__(self, T, B, number):
@@ -179,7 +208,16 @@ def teacher(
 
 
 def meta_train(
-    each=True, anew=True, zero=True, move=True, sign=1, plain=True, result="list", lr=0.01, count=0, after=False
+    each=True,
+    anew=True,
+    zero=True,
+    move=True,
+    sign=1,
+    plain=True,
+    result="list",
+    lr=0.01,
+    count=0,
+    after=False,
 ) -> Callable[..., Any]:
     def answer(teacher, objective, steps):
         adam = torch.optim.Adam(teacher.parameters(), lr=lr)
@@ -241,7 +279,11 @@ WRONG: list[tuple[str, Any, str]] = [
     ("12_loss", lambda z, y: -F.cross_entropy(z, y), "the wrong sign"),
     ("12_loss", lambda z, y: F.cross_entropy(z, y) / math.log(2), "base 2"),
     ("12_loss", lambda z, y: F.cross_entropy(z.detach(), y), "cut off from the logits"),
-    ("12_loss", lambda z, y: -(z.exp() / z.exp().sum(1, keepdim=True)).gather(1, y[:, None]).log().mean(), "overflows"),
+    (
+        "12_loss",
+        lambda z, y: -(z.exp() / z.exp().sum(1, keepdim=True)).gather(1, y[:, None]).log().mean(),
+        "overflows",
+    ),
     ("12_step", step(graph=False), "create_graph=True"),
     ("12_step", step(velocity="average"), "without a factor 1 - m"),
     ("12_step", step(velocity="missing"), "the old velocity is missing"),

@@ -12,7 +12,12 @@ from minigtn import Checkpointed, Readout, cross_entropy, sgd
 
 
 def generate(
-    class_first=False, turn=False, activated=("dense1", "dense2", "conv1"), last=lambda h: 2 * h.tanh(), cut=(), bias=1
+    class_first=False,
+    turn=False,
+    activated=("dense1", "dense2", "conv1"),
+    last=lambda h: 2 * h.tanh(),
+    cut=(),
+    bias=1,
 ) -> Callable[..., Any]:
     """Lesson 6's function with one thing wrong."""
 
@@ -44,7 +49,13 @@ def without_grad(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def meta_loss(
-    exam="real", start_at=None, lr=lambda lr: lr, momentum=lambda m: m, x=lambda x: x, reduce="mean", once=False
+    exam="real",
+    start_at=None,
+    lr=lambda lr: lr,
+    momentum=lambda m: m,
+    x=lambda x: x,
+    reduce="mean",
+    once=False,
 ) -> Callable[..., Any]:
     """Lesson 6's function with one thing wrong."""
 

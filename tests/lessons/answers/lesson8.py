@@ -33,8 +33,18 @@ def timed(
 
 
 def estimate(
-    number=4, each=2, gradient=True, once=False, up=math.ceil, within=True, short=True, first=0, working=13, per=None,
-    least=0, given=64,
+    number=4,
+    each=2,
+    gradient=True,
+    once=False,
+    up=math.ceil,
+    within=True,
+    short=True,
+    first=0,
+    working=13,
+    per=None,
+    least=0,
+    given=64,
 ) -> Callable[..., Any]:
     """Lesson 8's estimate with one thing wrong."""
 
@@ -96,7 +106,7 @@ WRONG: list[tuple[str, Callable[..., Any], str]] = [
     ("8_plan", plan(read=lambda a, b, T, last: last), "the longest short run"),
     ("8_plan", plan(read=lambda a, b, T, last: last * T / 40), "not proportional"),
     ("8_plan", plan(read=lambda a, b, T, last: b * T), "before you compare"),
-    ("8_plan", plan(read=lambda a, b, T, last: b + a * T), "before you compare"),
+    ("8_plan", plan(read=lambda a, b, T, last: b + a * T), "polyfit gives the slope first"),
     ("8_plan", plan(name=False), "return two things"),
     ("8_plan", plan(kind=False), "raise a ValueError"),
 ]
