@@ -38,7 +38,7 @@ EDGES = [  # from, to, bend
 
 def two_stage_graph() -> None:
     """The inner training step and the outer loss: values flow to the right, gradients to the left."""
-    fig, ax = plt.subplots(figsize=(9, 4.4))
+    _, ax = plt.subplots(figsize=(9, 4.4))
     ax.set(xlim=(-0.4, 11.2), ylim=(0.0, 5.7))
     ax.axis("off")
     _stage(ax, -0.3, 8.5, "inner: one step of training")

@@ -28,7 +28,7 @@ def slider(
     and no Jupyter server.
     """
     if not (can_move() if live is None else live):
-        fig, axes = plt.subplots(1, len(shown), figsize=(2.6 * len(shown), 2.8), sharey=True)
+        _, axes = plt.subplots(1, len(shown), figsize=(2.6 * len(shown), 2.8), sharey=True)
         for ax, setting in zip(axes, shown, strict=True):
             draw(ax, setting)
             ax.set_title(f"{name} = {setting:g}")

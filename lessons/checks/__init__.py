@@ -20,10 +20,43 @@ from checks.lesson1 import (
     predict_1_best_rate,
     predict_1_far,
 )
-from checks.lesson2 import check_2_largest_curvature, check_2_train, check_2_walk_back
-from checks.lesson3 import check_3_bits_per_weight, check_3_squeeze, check_3_undo_step
-from checks.lesson4 import check_4_meta_loss, check_4_through_the_logarithm, check_4_train_per_layer
-from checks.lesson5 import check_5_class_means, check_5_mean_over_starts, check_5_repeat
+from checks.lesson2 import (
+    check_2_keep_states,
+    check_2_largest_curvature,
+    check_2_train,
+    check_2_walk_back,
+    predict_2_apart,
+    predict_2_memory,
+    predict_2_sign,
+)
+from checks.lesson3 import (
+    check_3_bits_per_weight,
+    check_3_checkpointed,
+    check_3_film,
+    check_3_film_back,
+    check_3_squeeze,
+    check_3_undo_step,
+    predict_3_bits,
+    predict_3_lost,
+    predict_3_pop,
+)
+from checks.lesson4 import (
+    check_4_learn,
+    check_4_log_lr_gradient,
+    check_4_meta_loss,
+    check_4_train_per_layer,
+    predict_4_best,
+    predict_4_wish,
+)
+from checks.lesson5 import (
+    check_5_class_means,
+    check_5_image_gradient,
+    check_5_learn_images,
+    check_5_meta_loss,
+    predict_5_convolution,
+    predict_5_means,
+    predict_5_starts,
+)
 from checks.lesson6 import (
     check_6_choose_then_judge,
     check_6_generate,
