@@ -9,6 +9,7 @@ The checks of lesson 1 are in `lesson1`, and so on; what they share is in `commo
 """
 # ruff: noqa: F401
 
+from checks.capstone import all_correct
 from checks.common import close, compare, use
 from checks.lesson1 import (
     check_1_central_difference,
@@ -56,9 +57,49 @@ from checks.lesson5 import (
     predict_5_means,
     predict_5_starts,
 )
-from checks.lesson6 import check_6_choose_then_judge, check_6_generator_inputs, check_6_outer_step
-from checks.lesson7 import check_7_normalized_weight, check_7_readout_steps, check_7_shuffle_batches
-from checks.lesson8 import check_8_best_block, check_8_choose, check_8_timed
-from checks.lesson9 import check_9_bootstrap, check_9_regret, check_9_spearman, check_9_taught_accuracy
+from checks.lesson6 import (
+    check_6_choose_then_judge,
+    check_6_generate,
+    check_6_meta_loss,
+    check_6_outer_loop,
+    predict_6_fresh_loss,
+    predict_6_real_accuracy,
+    predict_6_worst_taught,
+)
+from checks.lesson7 import (
+    check_7_paired,
+    check_7_reorder,
+    check_7_weight_normalized,
+    predict_7_last_only,
+    predict_7_shuffled,
+    predict_7_weight_norm,
+)
+from checks.lesson8 import (
+    check_8_estimate,
+    check_8_plan,
+    check_8_timed,
+    predict_8_unrolled_mebibytes,
+    predict_8_wider,
+)
+from checks.lesson9 import (
+    check_9_bootstrap,
+    check_9_predict_each,
+    check_9_spearman,
+    check_9_taught_accuracy,
+    predict_9_as_it_is,
+    predict_9_best_score,
+)
 from checks.lesson10 import check_10_choose, check_10_hessian_times, check_10_rate_for
 from checks.lesson11 import check_11_repaid_after, check_11_returns_to_go, check_11_surrogate
+from checks.lesson12 import (
+    check_12_gradient_error,
+    check_12_judge,
+    check_12_learner,
+    check_12_loss,
+    check_12_make_data,
+    check_12_meta_loss,
+    check_12_meta_train,
+    check_12_step,
+    check_12_teacher,
+    check_12_train,
+)

@@ -12,7 +12,7 @@ import nbformat
 import pytest
 
 NOTEBOOKS = Path(__file__).parents[2] / "lessons"
-LESSONS = range(1, 6)
+LESSONS = range(1, 10)
 GUESSES = [guess for k in LESSONS for guess in import_module(f"answers.lesson{k}").GUESSES]
 
 
