@@ -27,7 +27,8 @@ import numpy as np
 import torch
 
 from minigtn.data.datasets import Dataset
-from minigtn.nas.scores import UNTUNED, Candidate, Estimator, EstimatorConfig, make
+from minigtn.nas.candidate import Candidate, Estimator
+from minigtn.nas.scores import UNTUNED, EstimatorConfig, make
 from minigtn.nas.study import Claim, History, SearchStopped, Study, failures, in_state, parameters
 from minigtn.networks import spaces
 from minigtn.networks.spaces import Space
@@ -47,7 +48,7 @@ class SearchConfig:
     space: str = "nas-bench-macro"
     """SearchConfig space."""
     estimator: str = "gtn"
-    """What is maximized: gtn, real, real-Nx, tse, tse-Nx, params, flops, synflow or naswot."""
+    """What is maximized: gtn, real or real-constant, at the last step, params, flops, synflow or naswot."""
     sampler: Literal["random", "tpe", "evolution"] = "evolution"
     """Who proposes: chance, Optuna's TPE (Bergstra et al. 2011), or regularized evolution (Real et al.
     2019)."""

@@ -25,6 +25,7 @@ class Purpose(IntEnum):
     PROPOSAL = 103
     RANKED = 104
     BOOTSTRAP = 105
+    REPEATED = 106
     FINAL_WEIGHTS = 120
     FINAL_EPOCH = 121
 
