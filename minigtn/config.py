@@ -13,6 +13,7 @@ from minigtn.inner.adjoints import Adjoint, Checkpointed, Reversible, Unrolled
 from minigtn.networks import spaces
 from minigtn.networks.learners import CIFAR_LEARNER, MNIST_LEARNER, LearnerConfig
 from minigtn.runs.settings import at_least
+from minigtn.teaching.fidelity import Fidelity
 from minigtn.teaching.teacher import TeacherConfig
 
 Switch = Literal["auto", "on", "off"]
@@ -60,11 +61,6 @@ class MetaConfig:
     sample_pool: int = 0
     """Architectures that sampled learners have beside the run's own, drawn once; 0: every learner has one of
     its own. With a pool their steps can be compiled and captured, once for each."""
-    sample_channels: int = 0
-    """Channels of the first stage of networks from a search space; 0 takes the space's own. Narrow ones are
-    cheap to teach."""
-    sample_cells: int = 0
-    """Cells per stage of networks from nas-bench-201 and cells; 0 takes the space's own."""
     adjoint: Literal["unrolled", "checkpointed", "reversible"] = "checkpointed"
     """How the inner loop is differentiated; the meta-gradient is the same."""
     block_size: int = 1
@@ -92,20 +88,12 @@ class MetaConfig:
     def __post_init__(self) -> None:
         at_least(
             self, "meta.", outer_steps=1, real_batch=1, readout_every=0, learners=1, sample_after=0,
-            sample_pool=0, sample_channels=0, sample_cells=0, block_size=1, valid_every=0, valid_learners=1,
-            checkpoint_every=1, max_skipped=1,
+            sample_pool=0, block_size=1, valid_every=0, valid_learners=1, checkpoint_every=1, max_skipped=1,
         )  # fmt: skip
         if not 0 <= self.sample_own < 1:
             raise ValueError(
                 "meta.sample-own is the share of the draws that take the run's own learner, from 0 to below "
                 f"1 (for all of them: meta.sample-learners none), not {self.sample_own}"
-            )
-        if self.sample_learners in spaces.SPACES:
-            self.make_space()
-        elif self.sample_channels or self.sample_cells:
-            raise ValueError(
-                "meta.sample-channels and meta.sample-cells are sizes of a search space; name one as "
-                "meta.sample-learners"
             )
         for name in ("graphs", "compile"):
             if getattr(self, name) == "on" and self.adjoint != "checkpointed":
@@ -127,12 +115,6 @@ class MetaConfig:
                 "meta.lr must be positive, meta.final_lr in [0, 1] and meta.clip_norm not negative, all "
                 f"finite; given {self.lr}, {self.final_lr}, {self.clip_norm}"
             )
-
-    def make_space(self) -> spaces.Space:
-        """The search space that learners are drawn from, at its size here."""
-        return spaces.get(
-            self.sample_learners, channels=self.sample_channels, cells_per_stage=self.sample_cells
-        )
 
     @property
     def architectures(self) -> int:
@@ -201,8 +183,22 @@ class RunConfig:
     """The outer loop."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     """The final judgement."""
+    fidelity: Fidelity = field(default_factory=Fidelity)
+    """Sizes of images and of networks from a search space, and what a ranking by the curriculum will read."""
 
     def __post_init__(self) -> None:
+        if self.meta.sample_learners in spaces.SPACES:
+            self.make_space()
+        elif self.fidelity.channels or self.fidelity.cells:
+            raise ValueError(
+                "fidelity.channels and fidelity.cells are sizes of a search space; name one as "
+                "meta.sample-learners"
+            )
+        if self.fidelity.steps > self.teacher.inner_steps:
+            raise ValueError(
+                f"fidelity.steps is one of the {self.teacher.inner_steps} inner steps, not "
+                f"{self.fidelity.steps}"
+            )
         if self.meta.adjoint == "reversible" and self.teacher.optimizer != "sgd":
             raise ValueError(
                 f"the adjoint 'reversible' can only reverse sgd, not {self.teacher.optimizer}; use "
@@ -210,6 +206,10 @@ class RunConfig:
             )
         if self.seed < 0:
             raise ValueError(f"the seed must not be negative, but it is {self.seed}")
+
+    def make_space(self) -> spaces.Space:
+        """The search space that learners are drawn from, at its size here."""
+        return self.fidelity.space(self.meta.sample_learners)
 
     def make_adjoint(self, device: torch.device) -> Adjoint:
         """The adjoint that the settings name, on that device."""

@@ -61,6 +61,8 @@ class Candidate:
             module = self.space.build(
                 self.arch, n_classes=self.data.n_classes, in_channels=channels, running_stats=False
             )
+            if self.device.type == "cpu":  # convolutions are up to 2.5 times as fast there
+                module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             yield module.to(self.device).train()
 
     def batch(self, step: int, size: int) -> tuple[Tensor, Tensor]:

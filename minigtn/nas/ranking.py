@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,9 @@ from minigtn.data.datasets import Dataset
 from minigtn.nas import report
 from minigtn.nas.candidate import Candidate, Estimator
 from minigtn.nas.parallel import score_all
-from minigtn.nas.scores import FREE, UNTUNED, EstimatorConfig, make, parts
+from minigtn.nas.scores import FREE, UNTUNED, EstimatorConfig, at_fidelity, make, parts
 from minigtn.nas.statistics import compare
 from minigtn.nas.tables import draw, read_scores, read_table, scored, truth_column
-from minigtn.networks import spaces
 from minigtn.networks.spaces import Space
 from minigtn.runs.claim import claimed
 from minigtn.runs.files import Lines, environment, read_json, require_config, write_json
@@ -40,8 +39,8 @@ FILES = ("config.json", "tuning.json", "scores.jsonl", "rank.json", "report.html
 class RankConfig:
     """Which networks are ranked, by what."""
 
-    space: str = "nas-bench-macro"
-    """Search space."""
+    space: str = ""
+    """Search space; by default that of the curriculum's teacher, or nas-bench-macro."""
     estimators: tuple[str, ...] = ("gtn", "real", "real-constant", *FREE)
     """Who scores: gtn, real (annealed, a training for each reading), real-constant, params, flops, synflow,
     naswot."""
@@ -84,9 +83,11 @@ def rank(
     Returns the content of ``rank.json``. What is scored stays, also when networks or estimators are added;
     other changes are a ValueError, and so is another process that is at work in the folder.
     Cost: networks * repeats * the sum of the estimators' costs, and the tuning of real data, which is tuned
-    for each reading. Networks are scored on the device of ``data``.
+    for each reading. Networks are scored on the device of ``data``, which are averaged down to the fidelity's
+    image size.
     """
-    space = spaces.get(config.space) if space is None else space
+    estimators, space, data = at_fidelity(estimators, config.space, data, space)
+    config = replace(config, space=space.name)
     truth = read_table(table, config.truth, space)  # refused before anything is tuned
     archs = draw(truth, config.networks, config.seed)
     column = truth_column(table, config.truth)

@@ -22,49 +22,46 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from minigtn.data.datasets import Dataset
+from minigtn.data.datasets import Dataset, averaged
 from minigtn.nas.candidate import Candidate, Estimator, stopwatch
 from minigtn.nas.parallel import score_all
-from minigtn.nas.trainings import SCORES, RealTraining, ScoreName, TaughtTraining
+from minigtn.nas.trainings import RealTraining, TaughtTraining
 from minigtn.nas.zero_cost import ZeroCost
-from minigtn.networks.spaces import Space
+from minigtn.networks.spaces import SPACES, Space
 from minigtn.runs.progress import progress_bar
 from minigtn.runs.seeds import Purpose, seed_for
 from minigtn.runs.settings import at_least
 from minigtn.runs.tuning import at_edge
 from minigtn.teaching.curriculum import Curriculum, load_curriculum
+from minigtn.teaching.fidelity import UNSET, Fidelity, ScoreName, agreed, made_for, spelled_out
 
 UNTUNED: dict[str, Any] = {"lr": 0.0, "momentum": 0.0, "lr_scale": 1.0}
 """Stands in for a tuning where :func:`make` is only asked whether the settings fit."""
+VALID_IMAGES = 1000
+"""Of a reading, where nothing else is said."""
 FREE = ("params", "flops", "synflow", "naswot")
 ESTIMATORS = ("gtn", "real", "real-constant", *FREE)
 
 
 @dataclass(frozen=True)
-class EstimatorConfig:
-    """How networks are estimated."""
+class EstimatorConfig(Fidelity):
+    """How networks are estimated, and at what fidelity; the curriculum's, where it has one."""
 
     curriculum: str = ""
     """For gtn: a run's folder, a curriculum file, or the name of one that comes with the package."""
-    steps: int = 0
-    """Steps of gtn, the curriculum's first ones; 0: all."""
     real_steps: int = 0
     """Steps of real data; 0: as many as gtn."""
     batch_size: int = 0
     """Real training images per step; 0: as many as the curriculum has."""
-    score: ScoreName = "loss"
-    """What a training is read for, and what its settings are tuned by: minus the validation loss, which ranks
-    earlier than accuracy; accuracy; or tse, minus the sum of the training losses."""
     read_at: tuple[int, ...] = ()
     """Steps after which a ranking reads a training, beside its last one; by default the powers of two. A
     search reads the last step alone."""
-    valid_images: int = 1000
-    """Validation images, the first ones, that a reading looks at."""
     valid_batch: int = 500
     """Images that are evaluated at once and share their batch statistics; halved where memory runs out."""
     probe_images: int = 64
@@ -80,12 +77,8 @@ class EstimatorConfig:
     """Networks whose mean score chooses among all those; they are drawn for this alone."""
 
     def __post_init__(self) -> None:
-        at_least(
-            self, steps=0, real_steps=0, batch_size=0, valid_images=1, valid_batch=1, probe_images=2,
-            tuning_networks=1,
-        )  # fmt: skip
-        if self.score not in SCORES:
-            raise ValueError(f"score is one of {', '.join(SCORES)}, not {self.score!r}")
+        super().__post_init__()
+        at_least(self, real_steps=0, batch_size=0, valid_batch=1, probe_images=2, tuning_networks=1)
         if not all(k >= 1 for k in self.read_at):
             raise ValueError(f"read_at holds numbers of steps, from 1, but they are {self.read_at}")
         for name in ("real_lrs", "lr_scales"):
@@ -98,10 +91,46 @@ class EstimatorConfig:
                 f"real_momenta must be numbers in [0, 1), at least one, but they are {self.real_momenta}"
             )
 
+    @property
+    def read_for(self) -> ScoreName:
+        """The score, spelled out."""
+        return "loss" if self.score == "auto" else self.score
+
     def readings(self, steps: int) -> tuple[int, ...]:
         """After which of its steps a training of so many is read; that of real data where gtn ends, too."""
         wanted = (*(self.read_at or (2**i for i in range(steps.bit_length()))), self.steps)
         return tuple(sorted({k for k in wanted if 0 < k < steps} | {steps}))
+
+
+def at_fidelity(
+    config: EstimatorConfig, space_name: str, data: Dataset, space: Space | None = None
+) -> tuple[EstimatorConfig, Space, Dataset]:
+    """The settings with none of their fidelity left open, the space ("" for that of the curriculum) and the
+    data at that fidelity. ``space`` stands in for the one that is named.
+
+    ValueError, in one sentence, where the curriculum was made for something else.
+    """
+    theirs = UNSET
+    met = ""
+    if config.curriculum:
+        with suppress(FileNotFoundError):  # real data can be scored before there is a curriculum
+            met, theirs = made_for(load_curriculum(config.curriculum))
+    if met and space_name not in ("", met):
+        raise ValueError(
+            f"the curriculum {config.curriculum} was made for networks of {met}, and the space is "
+            f"{space_name}; leave the space out, or give a curriculum made for it"
+        )
+    settled = replace(config, **agreed(config, theirs, config.curriculum))
+    if space is None:
+        space = settled.space(space_name or met or next(iter(SPACES)))
+    data = averaged(data, settled.image_size)
+    settled = replace(
+        spelled_out(settled, space),
+        image_size=data.image_shape[-1],
+        valid_images=min(settled.valid_images or VALID_IMAGES, len(data.valid)),
+        score=settled.read_for,
+    )
+    return settled, space, data
 
 
 def parts(name: str, config: EstimatorConfig) -> dict[str, tuple[EstimatorConfig, bool]]:
@@ -147,7 +176,7 @@ def make(
     if name == "gtn":
         curriculum = _curriculum_for(config, data)
         at = config.readings(len(curriculum.x)) if curve else ()
-        taught = TaughtTraining(curriculum, at, config.score)
+        taught = TaughtTraining(curriculum, at, config.read_for)
         if config.lr_scales == (1.0,):
             return taught
         scales = [({"lr_scale": scale}, _scaled(taught, scale)) for scale in config.lr_scales]
@@ -155,7 +184,7 @@ def make(
         return replace(_scaled(taught, tuning["lr_scale"]), tuning=tuning)
     steps, batch_size = real_size(name, config)
     at = config.readings(steps) if curve else ()
-    real = RealTraining(steps, batch_size, 0.0, 0.0, name == "real", at, config.score)
+    real = RealTraining(steps, batch_size, 0.0, 0.0, name == "real", at, config.read_for)
     grid = itertools.product(config.real_lrs, config.real_momenta)
     candidates = [
         ({"lr": lr, "momentum": momentum}, replace(real, lr=lr, momentum=momentum)) for lr, momentum in grid

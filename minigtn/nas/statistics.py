@@ -128,14 +128,14 @@ def _top(x: Array, counts: Array, k: Array) -> Array:
     a place share it."""
     above = counts @ (x > x[:, None]).T.astype(float)
     tied = counts @ (x == x[:, None]).astype(float)
-    share: Array = np.clip((k[:, None] - above) / np.maximum(tied, 1), 0, 1)
-    return share
+    return np.clip((k[:, None] - above) / np.maximum(tied, 1), 0, 1)
 
 
 def _resamples(n: int, bootstrap: int, seed: int) -> Array:
     """How often each of n networks is in each resample: (bootstrap, n)."""
     rng = np.random.default_rng(seed_for(seed, Purpose.BOOTSTRAP, 0))
-    return np.stack([np.bincount(drawn, minlength=n) for drawn in rng.integers(n, size=(bootstrap, n))]) * 1.0
+    drawn = rng.integers(n, size=(bootstrap, n))
+    return np.stack([np.bincount(index, minlength=n) for index in drawn]).astype(float)
 
 
 def _interval(value: Array, drawn: Array) -> dict[str, float | None]:

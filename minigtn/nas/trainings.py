@@ -16,7 +16,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
@@ -24,9 +24,9 @@ from torch import Tensor, nn
 
 from minigtn.nas.candidate import Candidate, Score, stopwatch
 from minigtn.teaching.curriculum import Curriculum
+from minigtn.teaching.fidelity import ScoreName
 from minigtn.teaching.pupil import Pupil, StepSizes
 
-ScoreName = Literal["loss", "accuracy", "tse"]
 SCORES: tuple[ScoreName, ...] = get_args(ScoreName)
 ARMS = ("gtn", "real", "real-constant")
 """Who trains: a curriculum, real data with annealed steps, real data with constant ones."""

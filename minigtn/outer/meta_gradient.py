@@ -191,7 +191,7 @@ def sampled_learner(config: RunConfig, data: Dataset, seed: int) -> Classifier:
         return Learner(sample(config.learner, seed), data.image_shape, data.n_classes)
     if source == "ordinary":
         return ordinary.sample(seed, data.image_shape, data.n_classes)
-    return from_space(config.meta.make_space(), seed, data.image_shape, data.n_classes)
+    return from_space(config.make_space(), seed, data.image_shape, data.n_classes)
 
 
 def curriculum_of(

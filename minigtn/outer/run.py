@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from minigtn.config import EvaluationConfig, RunConfig
-from minigtn.data import Dataset
+from minigtn.data import Dataset, averaged
 from minigtn.outer.evaluate import CurriculumSource, final_evaluation
 from minigtn.outer.loop import MetaTraining
 from minigtn.outer.meta_gradient import estimated_bytes
@@ -52,6 +52,7 @@ def train(
     folder = Path(folder).expanduser()
     if resume and overwrite:
         raise ValueError("--resume continues a run and --overwrite replaces it; give one of them")
+    data = averaged(data, config.fidelity.image_size)
     training = MetaTraining(config, data, workers)  # it refuses what does not fit; nothing is written yet
     with claimed(folder) if workers.writer else nullcontext():
         if workers.writer:
@@ -75,6 +76,7 @@ def settings_of(folder: Path) -> RunConfig:
 def evaluate_run(folder: Path, data: Dataset, evaluation: EvaluationConfig) -> dict[str, Any]:
     """Judge the finished run in ``folder`` again with these settings; replaces its result and its page."""
     config = replace(settings_of(folder), evaluation=evaluation)
+    data = averaged(data, config.fidelity.image_size)
     with claimed(folder):
         old = folder / "result.json"
         seconds = read_json(old).get("seconds") if old.exists() else None

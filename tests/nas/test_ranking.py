@@ -21,7 +21,7 @@ ESTIMATORS = EstimatorConfig(
     probe_images=8,
     real_lrs=(0.1,), real_momenta=(0.5,), tuning_networks=1,
 )  # fmt: skip
-CONFIG = RankConfig(space="tiny", networks=12, bootstrap=20, repeats=2)
+CONFIG = RankConfig(space="tiny", networks=6, bootstrap=20, repeats=2)
 
 
 @pytest.fixture
@@ -151,7 +151,7 @@ def test_rank_stopped_resumed_and_extended_is_the_same(table, tmp_path, monkeypa
         return score(self, network)
 
     monkeypatch.setattr(RealTraining, "score", interrupted)
-    few = replace(CONFIG, networks=8, estimators=("real-constant", "params"), repeats=1)
+    few = replace(CONFIG, networks=4, estimators=("real-constant", "params"), repeats=1)
     with pytest.raises(KeyboardInterrupt):
         run(few, table, folder)
     kept = (folder / "scores.jsonl").read_text()
@@ -160,7 +160,7 @@ def test_rank_stopped_resumed_and_extended_is_the_same(table, tmp_path, monkeypa
     run(few, table, folder)
     assert (folder / "scores.jsonl").read_text().startswith(kept)
     # after the one that tuned: the interrupted one twice
-    assert (len(calls[1:]), len(set(calls[1:]))) == (9, 8)
+    assert (len(calls[1:]), len(set(calls[1:]))) == (5, 4)
     run(CONFIG, table, folder)
 
     def values(where):
@@ -180,7 +180,7 @@ def test_the_page_stands_alone_and_can_be_drawn_again(table, tmp_path):
     for word in ("<script", "http://", "https://", "@import"):
         assert word not in page
     for word in (
-        "real-3-loss", "flops", "vote", "On the better half, n = 6", "n = 12", "s of tuning",
+        "real-3-loss", "flops", "vote", "On the better half, n = 3", "n = 6", "s of tuning",
         "n = 2 initial weights",
         "gtn-2-loss \N{MINUS SIGN} real-2-loss", "minus their validation loss",
     ):  # fmt: skip
@@ -247,7 +247,7 @@ def test_scores_over_repeats_are_means_and_one_that_is_not_finite_spoils_them(tm
 
 
 def test_a_folder_of_before_there_were_curves_is_refused_in_one_sentence(table, tmp_path):
-    old = {"space": "tiny", "networks": 12, "seed": 0, "curriculum": "digits-10", "steps": 2}
+    old = {"space": "tiny", "networks": 6, "seed": 0, "curriculum": "digits-10", "steps": 2}
     (tmp_path / "config.json").write_text(json.dumps({"config": old}))
     (tmp_path / "scores.jsonl").write_text(
         '{"arch": "0000", "truth": 50, "scores": {"real-2": 0.1}, "seconds": {"real-2": 1.0}}\n'
