@@ -4,7 +4,7 @@ ranking and a search share."""
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from minigtn.networks import spaces
 from minigtn.networks.spaces import Space
@@ -36,6 +36,10 @@ class Fidelity:
 
     def __post_init__(self) -> None:
         at_least(self, channels=0, cells=0, image_size=0, valid_images=0, steps=0)
+        if self.score not in ("auto", *get_args(ScoreName)):
+            raise ValueError(
+                f"score is one of auto, {', '.join(get_args(ScoreName))}, and was given as {self.score!r}"
+            )
 
     def space(self, name: str) -> Space:
         """The search space of that name at this size; ValueError where it has no such size."""

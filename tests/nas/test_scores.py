@@ -287,7 +287,11 @@ def test_the_curriculums_learning_rates_are_scaled_as_validation_says():
     [
         ("magic", {}, "there is no estimator 'magic'"),
         ("real-9x", {}, "there is no estimator 'real-9x'"),
-        ("gtn", {"score": "loss-16"}, "score is one of loss, accuracy, tse, not 'loss-16'"),
+        (
+            "gtn",
+            {"score": "loss-16"},
+            "score is one of auto, loss, accuracy, tse, and was given as 'loss-16'",
+        ),
         ("gtn", {"read_at": (0,)}, "read_at holds numbers of steps, from 1"),
         ("vote", {}, "there is no estimator 'vote'"),
         ("gtn", {"curriculum": ""}, "gtn needs a curriculum"),
