@@ -61,6 +61,17 @@ class MetaConfig:
     sample_pool: int = 0
     """Architectures that sampled learners have beside the run's own, drawn once; 0: every learner has one of
     its own. With a pool their steps can be compiled and captured, once for each."""
+    rank_weight: float = 0.0
+    """Weight of the ranking loss beside the mean reading (minigtn.outer.ranked): networks of an outer step
+    should be read in the order in which real data bring them forward; with a pool of sampled learners. 0:
+    none."""
+    rank_temperature: float = 0.1
+    """Difference of two readings, in nats, that the ranking loss takes for one."""
+    rank_steps: int = 256
+    """Real steps, annealed, whose validation loss says how good a network of the pool is; each is trained
+    once."""
+    rank_lr: float = 0.1
+    """Learning rate of those at the first step."""
     adjoint: Literal["unrolled", "checkpointed", "reversible"] = "checkpointed"
     """How the inner loop is differentiated; the meta-gradient is the same."""
     block_size: int = 1
@@ -88,7 +99,8 @@ class MetaConfig:
     def __post_init__(self) -> None:
         at_least(
             self, "meta.", outer_steps=1, real_batch=1, readout_every=0, learners=1, sample_after=0,
-            sample_pool=0, block_size=1, valid_every=0, valid_learners=1, checkpoint_every=1, max_skipped=1,
+            sample_pool=0, rank_steps=1, block_size=1, valid_every=0, valid_learners=1, checkpoint_every=1,
+            max_skipped=1,
         )  # fmt: skip
         if not 0 <= self.sample_own < 1:
             raise ValueError(
@@ -110,10 +122,27 @@ class MetaConfig:
             raise ValueError(
                 "meta.sample-pool is a number of sampled architectures; name meta.sample-learners, too"
             )
+        self._check_ranking()
         if not 0 < self.lr < math.inf or not 0 <= self.final_lr <= 1 or not 0 <= self.clip_norm < math.inf:
             raise ValueError(
                 "meta.lr must be positive, meta.final_lr in [0, 1] and meta.clip_norm not negative, all "
                 f"finite; given {self.lr}, {self.final_lr}, {self.clip_norm}"
+            )
+
+    def _check_ranking(self) -> None:
+        if not 0 <= self.rank_weight < math.inf:
+            raise ValueError(
+                f"meta.rank-weight must not be negative, nor infinite, but it is {self.rank_weight}"
+            )
+        if not 0 < self.rank_temperature < math.inf or not 0 < self.rank_lr < math.inf:
+            raise ValueError(
+                "meta.rank-temperature and meta.rank-lr must be positive numbers, not "
+                f"{self.rank_temperature} and {self.rank_lr}"
+            )
+        if self.rank_weight and (self.learners < 2 or not self.sample_pool):
+            raise ValueError(
+                "meta.rank-weight compares the networks of an outer step: give meta.learners, at least 2, "
+                "and meta.sample-pool"
             )
 
     @property

@@ -20,6 +20,7 @@ class Purpose(IntEnum):
     CURRICULUM = 6
     POOL = 7
     OWN = 8
+    TARGET = 9
     SCORING = 101
     TUNED_NETWORKS = 102
     PROPOSAL = 103
