@@ -256,6 +256,35 @@ class RunConfig:
         )
 
 
+def _teacher_of_a_space(space: str, fidelity: Fidelity, inner_steps: int, outer_steps: int) -> RunConfig:
+    """A teacher for ranking networks of a search space on two CPU cores: taught by a fixed pool of them, to
+    bring them far and to put them in order. Validations and judgements take networks outside of the pool; the
+    last teacher is the result, since the one that brings networks furthest need not rank best."""
+    return RunConfig(
+        dataset="cifar10",
+        learner=LearnerConfig(channels=(16, 32), hidden=(), global_pool=True, norm="batch", pool="average"),
+        teacher=TeacherConfig(
+            inner_steps=inner_steps, batch_size=64, z_size=64, dense=256, channels=(64, 32), lr=0.05
+        ),
+        meta=MetaConfig(
+            outer_steps=outer_steps,
+            lr=0.01,
+            real_batch=64,
+            readout_every=inner_steps // 4,
+            learners=4,
+            sample_learners=space,  # type: ignore[arg-type]
+            sample_pool=48,
+            rank_weight=0.5,
+            valid_every=0,
+            checkpoint_every=10,
+        ),
+        evaluation=EvaluationConfig(
+            learners=3, real_lrs=(0.03, 0.1, 0.3), real_momenta=(0.9,), tuning_learners=1, transfer=0
+        ),
+        fidelity=fidelity,
+    )
+
+
 PRESETS: dict[str, RunConfig] = {
     "tiny": RunConfig(
         learner=LearnerConfig(channels=(8,), pool_after=(1,), hidden=(), norm="batch", pool="average"),
@@ -344,6 +373,12 @@ PRESETS: dict[str, RunConfig] = {
             tuning_learners=2,
             more=4,
         ),
+    ),
+    "nas-201-cpu": _teacher_of_a_space(
+        "nas-bench-201", Fidelity(channels=8, cells=1, image_size=16, valid_images=1000), 32, 600
+    ),
+    "nas-macro-cpu": _teacher_of_a_space(
+        "nas-bench-macro", Fidelity(channels=8, image_size=16, valid_images=1000), 16, 600
     ),
     "cifar10-paper": RunConfig(
         dataset="cifar10",

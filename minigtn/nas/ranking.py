@@ -30,6 +30,8 @@ from minigtn.runs.files import Lines, environment, read_json, require_config, wr
 from minigtn.runs.interrupt import deferred_interrupt
 from minigtn.runs.progress import progress_bar
 from minigtn.runs.settings import at_least, require_same, to_dict
+from minigtn.teaching.curriculum import load_curriculum
+from minigtn.teaching.fidelity import pool_of
 
 MAY_CHANGE = ("networks", "estimators", "repeats", "vote", "bootstrap", "workers")  # when ranking goes on
 FILES = ("config.json", "tuning.json", "scores.jsonl", "rank.json", "report.html")
@@ -45,7 +47,8 @@ class RankConfig:
     """Who scores: gtn, real (annealed, a training for each reading), real-constant, params, flops, synflow,
     naswot."""
     networks: int = 100
-    """Networks drawn from the table; more later keeps the first ones. 0: all of it."""
+    """Networks drawn from the table, none of the pool that gtn's teacher met; more later keeps the first
+    ones. 0: all of it."""
     seed: int = 0
     """The draw, the networks' initial weights and real batches, and the bootstrap follow from it."""
     truth: str = ""
@@ -89,11 +92,12 @@ def rank(
     estimators, space, data = at_fidelity(estimators, config.space, data, space)
     config = replace(config, space=space.name)
     truth = read_table(table, config.truth, space)  # refused before anything is tuned
-    archs = draw(truth, config.networks, config.seed)
     column = truth_column(table, config.truth)
     for name in config.estimators:
         for settings, _ in parts(name, estimators).values():
             make(name, settings, space, data, config.seed, UNTUNED)
+    met = pool_of(load_curriculum(estimators.curriculum)) if "gtn" in config.estimators else ()
+    archs = draw(truth, config.networks, config.seed, without=met)
     with claimed(folder):
         return _rank(
             config, estimators, data, {arch: truth[arch] for arch in archs}, column, folder, space, bar
@@ -153,10 +157,8 @@ def _rank(
     columns = list(dict.fromkeys(column for estimator in made for column in estimator.columns))
     rows = read_scores(folder, archs, config.repeats)
     result = compare(rows, columns, config.vote, config.bootstrap, config.seed)
-    write_json(
-        folder / "rank.json",
-        result | {"archs": archs, "truth": truth_name, "score": estimators.score, "config": to_dict(config)},
-    )
+    result |= {"archs": archs, "truth": truth_name, "score": estimators.score, "config": to_dict(config)}
+    write_json(folder / "rank.json", result)
     report.write(folder)
     return result
 

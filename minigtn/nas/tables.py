@@ -116,15 +116,20 @@ def _check(arch: str, space: Space, where: str) -> None:
         raise ValueError(f"{where}: {error}{lost if arch.isdigit() else ''}") from error
 
 
-def draw(truth: dict[str, float], networks: int, seed: int) -> list[str]:
-    """``networks`` architectures at random (0: all), such that fewer are the first ones of more."""
-    if networks > len(truth):
-        raise ValueError(
-            f"{networks} networks were asked for, but the table has {len(truth)}; give at most that, or 0 "
-            "for all"
-        )
+def draw(
+    truth: dict[str, float], networks: int, seed: int, without: Collection[str] = frozenset()
+) -> list[str]:
+    """``networks`` architectures at random (0: all), none of them ``without``, such that fewer are the first
+    ones of more."""
     shuffled = np.random.default_rng(seed_for(seed, Purpose.RANKED, 0)).permutation(sorted(truth)).tolist()
-    return shuffled[: networks or None]
+    left = [arch for arch in shuffled if arch not in without]
+    if networks > len(left):
+        met = f", {len(truth) - len(left)} of which the teacher met" if len(left) < len(truth) else ""
+        raise ValueError(
+            f"{networks} networks were asked for, but the table has {len(truth)}{met}; give at most "
+            f"{len(left)}, or 0 for all"
+        )
+    return left[: networks or None]
 
 
 def read_scores(folder: Path, archs: list[str] | None = None, repeats: int = 1) -> list[dict[str, Any]]:

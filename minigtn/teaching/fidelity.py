@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 from minigtn.networks import spaces
 from minigtn.networks.spaces import Space
+from minigtn.runs.seeds import Purpose, seed_for
 from minigtn.runs.settings import at_least, from_dict
 from minigtn.teaching.curriculum import Curriculum
 
@@ -62,6 +63,18 @@ def made_for(curriculum: Curriculum) -> tuple[str, Fidelity]:
     if name not in spaces.SPACES:
         return "", fidelity
     return name, spelled_out(fidelity, fidelity.space(name))
+
+
+def pool_of(curriculum: Curriculum) -> frozenset[str]:
+    """The architectures that the curriculum's teacher met again and again: its pool, where it had one of a
+    search space. They must not judge it."""
+    name, fidelity = made_for(curriculum)
+    if not name:
+        return frozenset()
+    config = curriculum.provenance["config"]
+    space = fidelity.space(name)
+    members = range(config["meta"].get("sample_pool", 0))
+    return frozenset(space.sample(seed_for(config["seed"], Purpose.POOL, member)) for member in members)
 
 
 def spelled_out(fidelity: Any, space: Space) -> Any:

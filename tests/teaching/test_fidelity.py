@@ -7,11 +7,15 @@ import torch
 
 from minigtn import PRESETS, data, load_curriculum, spaces
 from minigtn.config import RunConfig
+from minigtn.nas.ranking import RankConfig, rank
 from minigtn.nas.scores import EstimatorConfig, at_fidelity
+from minigtn.outer.meta_gradient import MetaGradient
+from minigtn.outer.run import settings_of as settings_of_run
 from minigtn.outer.run import train
 from minigtn.outer.transfer import settings_of
+from minigtn.runs.seeds import Purpose, seed_for
 from minigtn.runs.settings import to_dict
-from minigtn.teaching.fidelity import Fidelity, made_for
+from minigtn.teaching.fidelity import Fidelity, made_for, pool_of
 
 DIGITS = data.load("digits")
 MADE = Fidelity(channels=4, cells=1, image_size=4, valid_images=60, score="accuracy", steps=3)
@@ -19,7 +23,7 @@ MADE = Fidelity(channels=4, cells=1, image_size=4, valid_images=60, score="accur
 
 @pytest.fixture(scope="module")
 def taught(tmp_path_factory):
-    """A run's folder: four outer steps with networks of NAS-Bench-201 on digits of 4 x 4."""
+    """A run's folder: two outer steps with networks of NAS-Bench-201 on digits of 4 x 4."""
     folder = tmp_path_factory.mktemp("taught")
     tiny = PRESETS["tiny"]
     meta = replace(tiny.meta, outer_steps=2, valid_every=0, sample_learners="nas-bench-201", sample_pool=2)
@@ -41,6 +45,43 @@ def test_a_curriculum_carries_what_it_was_made_for_and_nothing_else_need_be_said
     assert again[:2] == (settled, space)
     assert at_fidelity(settled, "nas-bench-201", images)[:2] == (settled, space)
     assert settings_of(curriculum).fidelity.image_size == 4
+
+
+def test_networks_of_the_pool_are_known_by_name_and_never_judge(taught, tmp_path):
+    """Those that the teacher met are what :func:`pool_of` says, and a ranking draws others."""
+    pool = pool_of(load_curriculum(taught))
+    assert len(pool) == 2
+    met = MetaGradient(settings_of_run(taught), data.averaged(DIGITS, 4))
+    learners = {met._member(0, seed): met._learner(0, seed) for seed in range(20)}
+    space = spaces.get("nas-bench-201", channels=4, cells_per_stage=1)
+    named = [{n: p.shape for n, p in space.build(a, in_channels=1).named_parameters()} for a in sorted(pool)]
+    for learner in learners.values():
+        assert {n: p.shape for n, p in learner.init(0).items()} in named
+    others = [space.sample(i) for i in range(4)]
+    table = tmp_path / "table.csv"
+    lines = [f"{arch},{i}" for i, arch in enumerate((*others, *pool))]
+    table.write_text("\n".join(["arch,accuracy", *lines]))
+    settings = EstimatorConfig(curriculum=str(taught), valid_batch=60)
+    config = RankConfig(estimators=("gtn", "flops"), networks=0, bootstrap=5)
+    result = rank(config, settings, DIGITS, table, tmp_path / "rank", bar=False)
+    assert sorted(result["archs"]) == sorted(others)
+    assert result["config"]["space"] == "nas-bench-201"
+    assert {"gtn-3-accuracy", "gtn-1-accuracy", "flops"} <= set(result["columns"])
+    with pytest.raises(ValueError, match="the table has 6, 2 of which the teacher met; give at most 4"):
+        rank(replace(config, networks=5), settings, DIGITS, table, tmp_path / "rank", bar=False)
+
+
+@pytest.mark.parametrize("name", ["nas-201-cpu", "nas-macro-cpu"])
+def test_presets_of_a_space_have_a_pool_and_validate_outside_of_it(name):
+    config = PRESETS[name]
+    space = config.make_space()
+    pool = {space.sample(seed_for(config.seed, Purpose.POOL, i)) for i in range(config.meta.sample_pool)}
+    judges = {space.sample(seed_for(config.seed, Purpose.VALIDATION, i)) for i in range(100)}
+    assert len(pool) >= 47
+    assert not pool & {space.sample(seed_for(config.seed, Purpose.VALIDATION, i)) for i in range(4)}
+    assert len(judges & pool) <= 2
+    assert config.fidelity.image_size == 16
+    assert config.meta.rank_weight > 0
 
 
 @pytest.mark.parametrize(
