@@ -206,7 +206,8 @@ def tune(
     clock = stopwatch(data.train.x.device)
     column = candidates[0][1].columns[0]
     archs = [space.sample(seed_for(seed, Purpose.TUNED_NETWORKS, i)) for i in range(config.tuning_networks)]
-    networks = [Candidate(arch, space, data, seed, config.valid_images, config.valid_batch) for arch in archs]
+    images = config.valid_images or VALID_IMAGES
+    networks = [Candidate(arch, space, data, seed, images, config.valid_batch) for arch in archs]
     tasks = [(network, replace(estimator, read_at=())) for _, estimator in candidates for network in networks]
     values = np.zeros(len(tasks))
     for i, scores in progress_bar(

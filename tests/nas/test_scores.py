@@ -269,6 +269,12 @@ def test_tuning_takes_the_best_by_validation_and_says_what_it_cost():
     assert sum(best) / 2 == by_accuracy.tuning["score"]
 
 
+def test_tuning_reads_validation_images_where_nobody_says_how_many():
+    config = replace(CONFIG, valid_images=0, real_lrs=(0.1, 0.3), real_momenta=(0.5,), tuning_networks=1)
+    tuning = make("real", config, SPACE, DIGITS, 0).tuning
+    assert len({tried["score"] for tried in tuning["tried"]} - {None}) == 2
+
+
 def test_the_curriculums_learning_rates_are_scaled_as_validation_says():
     plain = make("gtn", CONFIG, SPACE, DIGITS, 0)
     assert plain.tuning == {}
