@@ -27,6 +27,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -34,7 +35,7 @@ from minigtn.data import downloads
 from minigtn.data.downloads import DataError
 from minigtn.runs.devices import sent
 
-__all__ = ["DATASETS", "DataError", "Dataset", "Split", "load", "read_cifar_batch", "read_idx"]
+__all__ = ["DATASETS", "DataError", "Dataset", "Split", "averaged", "load", "read_cifar_batch", "read_idx"]
 
 DATASETS = ("digits", "mnist", "fashion-mnist", "cifar10")
 
@@ -209,6 +210,29 @@ def load(name: str, data_dir: str | Path | None = None) -> Dataset:
         mean=tuple((mean / _BRIGHTEST[name]).tolist()),
         std=tuple((std / _BRIGHTEST[name]).tolist()),
     )
+
+
+def averaged(data: Dataset, size: int) -> Dataset:
+    """The data set with images of ``size`` x ``size`` pixels, each the mean of a square of pixels; 0, or the
+    size that they have: the data set itself.
+
+    They stay in the units of the full images: ``mean`` and ``std`` are those, and the means of squares spread
+    a little less. Memory: the smaller images. ValueError where the squares do not fit.
+    """
+    height, width = data.image_shape[1:]
+    if size in (0, height) and size in (0, width):
+        return data
+    if height != width or size < 1 or height % size:
+        fit = ", ".join(str(n) for n in range(1, height) if height % n == 0)
+        raise ValueError(
+            f"images of {height} x {width} pixels cannot be averaged down to {size} x {size}; image sizes "
+            f"that fit are {fit if height == width else '0'}, and 0 leaves them as they are"
+        )
+
+    def smaller(split: Split) -> Split:
+        return Split(F.avg_pool2d(split.x, height // size), split.y)
+
+    return replace(data, train=smaller(data.train), valid=smaller(data.valid), test=smaller(data.test))
 
 
 def read_idx(path: str | Path, ndim: int) -> _Bytes:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from minigtn.config import RunConfig
-from minigtn.data.datasets import Dataset
+from minigtn.data.datasets import Dataset, averaged
 from minigtn.outer.evaluate import real_curves, taught_curves, tune_real_arm
 from minigtn.outer.loop import MetaTraining, MetaTrainingDiverged
 from minigtn.outer.meta_gradient import base_learner
@@ -149,6 +149,7 @@ def ablate(
         raise ValueError(f"the tables are {', '.join(TABLES)}; given {', '.join(unknown) or 'none'}")
     if seeds < 1:
         raise ValueError(f"there must be at least 1 outer seed (2 for an interval), not {seeds}")
+    data = averaged(data, config.fidelity.image_size)
     with claimed(folder):
         return _ablate(config, data, tables, seeds, folder)
 
