@@ -215,6 +215,7 @@ def curriculum_of(
         data.std,
         provenance,
         teacher.config.optimizer,
+        data.moments,
     )
 
 
