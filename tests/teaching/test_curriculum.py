@@ -92,7 +92,7 @@ def test_a_file_keeps_the_moments_of_the_real_images(tmp_path: Path, pixels: str
     ],
 )
 def test_moments_that_cannot_be_right_are_refused(moments: Tensor) -> None:
-    with pytest.raises(ValueError, match="moments of a curriculum of x .* are finite floats"):
+    with pytest.raises(ValueError, match=r"moments of a curriculum of x .* are finite floats"):
         dataclasses.replace(make(), moments=moments)
 
 
