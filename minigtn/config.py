@@ -44,6 +44,10 @@ class MetaConfig:
     only."""
     clip_norm: float = 1.0
     """The meta-gradient is scaled down to this norm where it is longer; 0 never clips."""
+    clip_learner: float = 0.0
+    """The meta-gradient of each sampled learner is scaled down where its part by the synthetic images is
+    longer than this; 0 never clips. The longest tenth of those of ordinary networks is 5 to 1,000 times as
+    long as the median, which is about .1 on digits."""
     learners: int = 1
     """Learners per outer step, each with weights and real batches of its own; their meta-gradients are
     averaged. Workers share them."""
@@ -123,6 +127,12 @@ class MetaConfig:
                 "meta.sample-pool is a number of sampled architectures; name meta.sample-learners, too"
             )
         self._check_ranking()
+        if not 0 <= self.clip_learner < math.inf or (self.clip_learner and self.sample_learners == "none"):
+            raise ValueError(
+                "meta.clip-learner is a finite length, not negative, and goes with sampled learners, which "
+                f"are walked back one by one (meta.sample-learners); given {self.clip_learner} with "
+                f"{self.sample_learners}"
+            )
         if not 0 < self.lr < math.inf or not 0 <= self.final_lr <= 1 or not 0 <= self.clip_norm < math.inf:
             raise ValueError(
                 "meta.lr must be positive, meta.final_lr in [0, 1] and meta.clip_norm not negative, all "
@@ -233,6 +243,11 @@ class RunConfig:
                 f"the adjoint 'reversible' can only reverse sgd, not {self.teacher.optimizer}; use "
                 "'checkpointed'"
             )
+        if self.meta.clip_learner and self.teacher.images == "real":
+            raise ValueError(
+                "meta.clip-learner is a length of gradients by synthetic images, and teacher.images real has "
+                "none; leave one of them out"
+            )
         if self.seed < 0:
             raise ValueError(f"the seed must not be negative, but it is {self.seed}")
 
@@ -311,8 +326,9 @@ PRESETS: dict[str, RunConfig] = {
             lr=0.01,
         ),
         meta=MetaConfig(
-            outer_steps=300,
+            outer_steps=600,
             lr=0.01,
+            clip_learner=0.2,
             learners=4,
             sample_learners="ordinary",
             real_batch=64,

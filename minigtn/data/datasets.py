@@ -23,6 +23,7 @@ import math
 import os
 import zlib
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -155,6 +156,11 @@ class Dataset:
     def n_classes(self) -> int:
         """K, the number of classes."""
         return len(self.class_names)
+
+    @cached_property
+    def moments(self) -> Tensor:
+        """(2, C, H, W): mean and standard deviation of each pixel over the images of `train`."""
+        return torch.stack([self.train.x.mean(0), self.train.x.std(0)])
 
     def to(self, device: torch.device | str) -> Dataset:
         """The same data set with all three splits on another device; no copy if they are there already."""

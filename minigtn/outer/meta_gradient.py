@@ -86,7 +86,8 @@ class MetaGradient:
                 partial(self._meta_loss, step=step, numbers=group, weights=weights.get(group[0]))
                 for group in groups
             ]
-            total = total + add_meta_gradient(lesson, losses)
+            longest = self.config.meta.clip_learner / self.config.meta.learners
+            total = total + add_meta_gradient(lesson, losses, longest)
         if self.ranked is not None:
             return self.ranked.loss * len(learners) / self.config.meta.learners
         return total
@@ -179,24 +180,35 @@ class MetaGradient:
         return -1 if own else seed % meta.sample_pool
 
 
-def add_meta_gradient(lesson: TrainingData, losses: Sequence[Callable[[TrainingData], Tensor]]) -> Tensor:
+def add_meta_gradient(
+    lesson: TrainingData, losses: Sequence[Callable[[TrainingData], Tensor]], longest: float = 0.0
+) -> Tensor:
     """Add the gradient of ``sum(loss(lesson) for loss in losses)`` to the ``.grad`` of the teacher's
     parameters; returns that sum.
 
     The losses are walked back one after the other, so that one learner at a time is in memory, and the
-    generator is walked back once.
+    generator is walked back once. With ``longest``, the gradient of a loss (by images and step sizes
+    together) is scaled down where its part by the images is longer than that: a learner at the border of
+    chaos would outweigh all others otherwise (such gradients: Metz et al. 2019,
+    arXiv 1810.10180).
     """
     parts = {name: part for name, part in lesson._asdict().items() if isinstance(part, Tensor)}
     leaves: dict[str, Any] = {
         name: part.detach().requires_grad_(part.requires_grad) for name, part in parts.items()
     }
     total = lesson.x.new_zeros(())
+    gradients: dict[str, Tensor] = {}
     for loss in losses:
         value = loss(lesson._replace(**leaves))
         value.backward()
         total += value.detach()
-    learned = [name for name, leaf in leaves.items() if leaf.grad is not None]
-    torch.autograd.backward([parts[name] for name in learned], [leaves[name].grad for name in learned])
+        scale = (longest / leaves["x"].grad.norm()).clamp(max=1) if longest else None
+        for name, leaf in leaves.items():
+            if leaf.grad is not None:
+                part = leaf.grad if scale is None else scale * leaf.grad
+                gradients[name] = gradients[name] + part if name in gradients else part
+                leaf.grad = None
+    torch.autograd.backward([parts[name] for name in gradients], list(gradients.values()))
     return total
 
 
@@ -283,6 +295,7 @@ def curriculum_of(
         data.std,
         provenance,
         teacher.config.optimizer,
+        data.moments,
     )
 
 

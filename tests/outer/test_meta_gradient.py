@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,12 +12,21 @@ import torch
 
 from minigtn import Checkpointed, Unrolled
 from minigtn.data.datasets import Dataset, Split
+from minigtn.inner.optimizers import OPTIMIZERS
 from minigtn.networks.learners import Learner
 from minigtn.outer import meta_gradient
 from minigtn.outer.batched import Cohort
 from minigtn.outer.loop import MetaTraining
-from minigtn.outer.meta_gradient import base_learner, estimated_bytes, learner_for, meta_loss, real_readout
+from minigtn.outer.meta_gradient import (
+    add_meta_gradient,
+    base_learner,
+    estimated_bytes,
+    learner_for,
+    meta_loss,
+    real_readout,
+)
 from minigtn.runs.seeds import Purpose, seed_for
+from minigtn.teaching.curriculum import TrainingData
 from minigtn.teaching.fidelity import Fidelity
 from minigtn.teaching.teacher import VARIANTS, Teacher, variant
 from tiny import LEARNER, META, TEACHER, tiny
@@ -95,6 +105,39 @@ def test_learners_in_one_pass_give_the_mean_of_their_meta_gradients(
     assert abs(fewer.outer_step().meta_loss - gradients[0][0].item()) > 1e-4
 
 
+def test_a_learner_with_a_long_meta_gradient_is_clipped_and_the_others_are_not() -> None:
+    images = torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
+    lr = torch.tensor([0.5, 0.5], dtype=torch.float64, requires_grad=True)
+    # doubled on the way, as a generator would
+    lesson = TrainingData(2 * images, torch.zeros(2), 3 * lr, 0.0, OPTIMIZERS["sgd"])
+
+    def loss(weight: float) -> Callable[[TrainingData], torch.Tensor]:
+        return lambda shown: weight * (shown.x**2).sum() / 2 + weight * shown.lr.sum()
+
+    norm = 2 * images.detach().norm().item()
+    total = add_meta_gradient(lesson, [loss(0.1), loss(100.0)], longest=0.2 * norm)
+    assert total.item() == pytest.approx(100.1 * (norm**2 / 2 + 3))
+    # the first is shorter than .2, the second was 100 and becomes .2, by images and step sizes alike
+    torch.testing.assert_close(images.grad, 2 * (0.1 + 0.2) * 2 * images.detach())
+    torch.testing.assert_close(lr.grad, torch.full((2,), 3 * (0.1 + 0.2), dtype=torch.float64))
+
+
+def test_clipping_is_by_learner(digits: Dataset) -> None:
+    def gradients(clip: float) -> list[torch.Tensor]:
+        training = MetaTraining(tiny(learners=2, sample_learners="zoo", clip_learner=clip), digits)
+        training.meta_gradient.add(training.teacher, 0, range(2))
+        return [p.grad for p in training.teacher.parameters() if p.grad is not None]
+
+    assert all(a.equal(b) for a, b in zip(gradients(1e9), gradients(0.0), strict=True))
+    assert not any(a.equal(b) for a, b in zip(gradients(1e-4), gradients(0.0), strict=True))
+
+
+def test_real_images_have_no_gradient_to_clip() -> None:
+    config = tiny(learners=2, sample_learners="zoo", clip_learner=0.1)
+    with pytest.raises(ValueError, match=r"teacher\.images real has none"):
+        dataclasses.replace(config, teacher=dataclasses.replace(config.teacher, images="real"))
+
+
 def test_sampled_learners_have_architectures_of_their_own(digits: Dataset) -> None:
     training = MetaTraining(tiny(learners=4, sample_learners="zoo"), digits)
     assert len({learner_for(training.config, digits, seed).config for seed in range(20)}) > 5
@@ -161,6 +204,8 @@ def test_the_runs_own_learner_comes_first(digits: Dataset) -> None:
     ("changes", "sentence"),
     [
         ({"sample_own": 1.0}, "from 0 to below 1 .* not 1.0"),
+        ({"clip_learner": 0.1}, "goes with sampled learners.* given 0.1 with none"),
+        ({"clip_learner": -0.1, "sample_learners": "zoo"}, "finite length, not negative"),
         ({"sample_own": -0.1}, "share of the draws"),
         ({"sample_after": -1}, "meta.sample_after must be at least 0, not -1"),
         ({"sample_learners": "zoo", "graphs": "on"}, "meta.graphs holds the steps of each architecture"),
