@@ -138,7 +138,8 @@ class Ablate:
     worth."""
 
     tables: tyro.conf.Positional[tuple[str, ...]]
-    """Any of: curriculum, weight-norm, readout, step-sizes, labels, learners, optimizer, learner, steps."""
+    """Any of: curriculum, weight-norm, readout, step-sizes, labels, learners, optimizer, learner, steps,
+    real-images."""
     config: Annotated[RunConfig, tyro.conf.arg(name="")] = _CONFIG
     preset: str = "digits"
     """Settings to start from, as for train."""
