@@ -22,7 +22,7 @@ from minigtn.networks.learners import Learner, LearnerConfig
 from minigtn.outer.evaluate import accuracy, final_evaluation, real_curves, taught_curves
 from minigtn.outer.loop import MetaTraining
 from minigtn.outer.run import train
-from minigtn.pages.run_page import export
+from minigtn.pages.export import export
 from minigtn.pages.run_page import write as write_report
 from minigtn.teaching.curriculum import Curriculum, TrainingData, load_curriculum
 from minigtn.teaching.teach import Taught, teach

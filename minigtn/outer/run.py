@@ -19,12 +19,14 @@ from minigtn.outer.loop import MetaTraining
 from minigtn.outer.meta_gradient import estimated_bytes
 from minigtn.outer.modules import judged
 from minigtn.pages import run_page
+from minigtn.pages.figures import png
 from minigtn.runs.claim import claimed, goes_on
 from minigtn.runs.distributed import ALONE, Workers
-from minigtn.runs.files import environment, read_json, write_json
+from minigtn.runs.files import environment, read_json, write_atomically, write_json
 from minigtn.runs.interrupt import deferred_interrupt
 from minigtn.runs.settings import from_dict, require_same, to_dict
 from minigtn.teaching.curriculum import Curriculum, load_curriculum
+from minigtn.teaching.pictures import MOST_CLASSES, evenly, real_column
 
 MIB = 2**20
 
@@ -142,6 +144,8 @@ def _judge(
         result["transfer"] = judged(config, data, taught)
     result |= {**cost, "evaluation_seconds": round(time.monotonic() - started, 3)}
     result |= {"config": to_dict(config), **environment(data.train.x.device)}
+    examples = real_column(data, evenly(data.n_classes, MOST_CLASSES))
+    write_atomically(folder / "real.png", png(examples))
     write_json(folder / "result.json", result)
     run_page.write(folder)
     return result
