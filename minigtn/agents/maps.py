@@ -28,6 +28,8 @@ class Plane:
     """Their values (N,) and (N,) -> observations (N, F), the rest at 0."""
     coordinates: Callable[[Tensor], tuple[Tensor, Tensor]]
     """Observations (N, F) -> their values."""
+    rest: str = ""
+    """What the other features are, for a caption."""
     bound: float | None = None
     """Where an episode ends, on either side of 0 on the first axis."""
 
@@ -48,6 +50,7 @@ PLANES: dict[str, Plane] = {
         (3.2, 4.2),
         lambda a, b: torch.stack([torch.zeros_like(a), torch.zeros_like(a), a, b], -1),
         lambda x: (x[:, 2], x[:, 3]),
+        ", the cart at rest in the middle",
         CartPole.MOST_ANGLE,
     ),
     "Acrobot-v1": Plane(
@@ -56,6 +59,7 @@ PLANES: dict[str, Plane] = {
         (3.2, 6.0),
         _angles(0),
         lambda x: (torch.atan2(x[:, 1], x[:, 0]), x[:, 4]),
+        ", the second link straight and at rest",
     ),
     "Pendulum-v1": Plane(
         "angle from upright and angular velocity",

@@ -40,7 +40,7 @@ class PolicyConfig:
         no other stream."""
         layers: list[nn.Module] = []
         with torch.random.fork_rng([]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed GPUs, too
             for fan_in, fan_out in itertools.pairwise((n_features, *self.hidden)):
                 layers += [nn.Linear(fan_in, fan_out), ACTIVATIONS[self.activation][1]()]
             return nn.Sequential(*layers, nn.Linear((n_features, *self.hidden)[-1], n_actions))

@@ -112,9 +112,7 @@ def _animation(config: AgentConfig, policy: nn.Module) -> str:
 def _map(config: AgentConfig, policy: nn.Module, curriculum: Curriculum) -> str:
     env = config.make_env()
     plane = PLANES[config.env]
-    caption = (
-        f"Colour: the probability of {env.actions[-1]} over {plane.title}, other features at 0. Rings: the "
-    )
+    caption = f"Colour: the probability of {env.actions[-1]} over {plane.title}{plane.rest}. Rings: the "
     caption += (
         "synthetic states, where they fall into the picture, filled with the probability that the teacher "
     )
@@ -152,12 +150,15 @@ def _inner(result: dict[str, Any] | None) -> str:
 def _outer(records: list[dict[str, Any]]) -> str:
     if len(records) < 2:
         return ""
-    steps = np.array([r["env_steps"] for r in records]) / 1e6
+    most = records[-1]["env_steps"]
+    size = "million" if most >= 4e6 else "thousand"
+    unit = {"million": 1e6, "thousand": 1e3}[size]
+    steps = np.array([r["env_steps"] for r in records]) / unit
     returns = np.array([r["return"] for r in records], float)
     lines = [Line(steps, smooth(returns, WINDOW), "real", "sampled, last reading")]
     checked = [r for r in records if "valid_return" in r]
     if checked:
-        at = np.array([r["env_steps"] for r in checked]) / 1e6
+        at = np.array([r["env_steps"] for r in checked]) / unit
         lines.append(Line(at, np.array([r["valid_return"] for r in checked]), "taught", "greedy, validation"))
     caption = (
         f"Sampled actions: moving average over {WINDOW} outer steps. Validation: fresh policies, greedy."
@@ -165,7 +166,7 @@ def _outer(records: list[dict[str, Any]]) -> str:
     draw = [Panel("return", lines)]
     return page.figure(
         "Return against environment steps",
-        lambda p: svg(draw, "million environment steps of the teacher", p),
+        lambda p: svg(draw, f"{size} environment steps of the teacher", p),
         "return against environment steps",
         caption,
     )
@@ -201,7 +202,10 @@ def _settings(config: AgentConfig, result: dict[str, Any] | None) -> str:
         if name in ("commit", "device", "evaluation_seconds")
     }
     training = (result or {}).get("training") or {}
-    made |= {f"training: {name}": value for name, value in training.items()}
+    made |= {
+        f"training: {name}": round(value, 2) if isinstance(value, float) else value
+        for name, value in training.items()
+    }
     return page.card(
         "Settings",
         f'<div class="columns">{tables}<div><b>made</b>{page.table(made)}</div></div>',

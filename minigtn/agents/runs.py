@@ -74,8 +74,12 @@ def _run(training: AgentTraining, folder: Path, resume: bool, overwrite: bool) -
 
 def evaluate(folder: Path, judge: JudgeConfig | None = None) -> dict[str, Any]:
     """Judge a finished run again, by its own settings or by ``judge``; replaces its result. Raises as
-    :func:`train`."""
+    :func:`train`, and ValueError for a run that is not finished."""
     config = read_config(folder)
+    if not (folder / "curriculum.safetensors").exists():
+        raise ValueError(
+            f"the run in {folder} is not finished: minigtn rl train, as before with --resume, goes on"
+        )
     if judge is not None:
         config = dataclasses.replace(config, judge=judge)
     path = folder / "result.json"

@@ -35,7 +35,8 @@ picture img { display: block; width: 100%; max-width: 560px; height: auto; margi
 table { border-collapse: collapse; font-size: .86rem; width: 100% }
 th { text-align: left; font-weight: 500; color: var(--soft) }
 .columns { columns: 300px; column-gap: 32px }
-.columns table { break-inside: avoid; margin-bottom: 20px }
+.columns table, .columns div { break-inside: avoid }
+.columns table { margin-bottom: 20px }
 .columns td, .columns th { padding: 3px 0; vertical-align: top }
 .columns th { padding-right: 12px; white-space: nowrap }
 .columns td { text-align: right; overflow-wrap: anywhere }

@@ -23,8 +23,9 @@ from minigtn.agents.teacher import StatesConfig, StateTeacher
 from minigtn.agents.training import AgentTraining, AgentTrainingDiverged
 from minigtn.cli import main
 from minigtn.pages.figures import PALETTES
-from minigtn.runs.files import read_json, read_metrics
+from minigtn.runs.files import read_json, read_metrics, write_json
 from minigtn.runs.seeds import seed_for
+from minigtn.runs.settings import to_dict
 
 pytest.importorskip("gymnasium", reason="comes with minigtn[rl]")
 
@@ -114,6 +115,9 @@ def test_ctrl_c_saves_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(stopped, "outer_step", interrupted)
     with pytest.raises(KeyboardInterrupt):
         stopped.run(tmp_path / "b")
+    write_json(tmp_path / "b" / "config.json", {"kind": "agents", "config": to_dict(TINY)})
+    with pytest.raises(ValueError, match="is not finished: minigtn rl train, as before with --resume"):
+        runs.evaluate(tmp_path / "b")
     again = AgentTraining(TINY)
     again.load_checkpoint(tmp_path / "b")
     assert again.progress.step == 1
