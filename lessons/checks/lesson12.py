@@ -83,24 +83,47 @@ def check_12_learner(fresh: Function, forward: Function) -> None:
         raise Hint("another seed gave the same network")
     x = torch.randn(7, 64, generator=torch.Generator().manual_seed(2))
     logits = tensor("forward(w, x)", forward(w, x), (7, 10))
-    if logits.std() < 1e-6:
-        raise Hint("all logits are equal: with weights of 0 no unit can become different from the others")
     if close(logits.softmax(1).sum(1).detach(), logits.sum(1).detach(), 1e-4):
         raise Hint("these are probabilities: return logits, the loss does the rest")
     double = [p.detach().double().requires_grad_() for p in w]
     x = x.double()
-    middle = forward(double, x) + forward(double, -x) - 2 * forward(double, 0 * x)
-    if middle.abs().max() < 1e-9:
-        raise Hint("the logits are linear in the images: put a nonlinear function between two layers")
     value = torch.nn.functional.cross_entropy(forward(double, x), torch.arange(7))
     if not value.requires_grad:
         raise Hint("forward must compute with the w it is given: no gradient reaches it")
+    if logits.std() < 1e-6:  # a last layer of zeros is a fair beginning, if a step takes the images apart
+        double = _one_step_on(value, double)
+        logits = forward(double, x)
+        if (logits - logits.mean(0)).abs().max() < 1e-6:
+            raise Hint(
+                "all logits are equal, and all images stay alike when a step has moved the weights: "
+                "draw the first layer's weights at random, and not too small"
+            )
+    if _is_linear(forward, double):
+        raise Hint("the logits are linear in the images: put a nonlinear function between two layers")
+    value = torch.nn.functional.cross_entropy(forward(double, x), torch.arange(7))
     first = torch.autograd.grad(value, double, create_graph=True, allow_unused=True)
     if any(g is None for g in first):
         raise Hint("some weights have no part in the logits: forward must use all of the w it is given")
     length = sum(g.square().sum() for g in first)
     if not length.requires_grad:
         raise Hint("the gradient cannot be differentiated again, and the meta-gradient needs just that")
+
+
+def _one_step_on(value: Tensor, w: list[Tensor]) -> list[Tensor]:
+    found = torch.autograd.grad(value, w, allow_unused=True)
+    return [(p if g is None else p - g).detach().requires_grad_() for p, g in zip(w, found, strict=True)]
+
+
+def _is_linear(forward: Function, w: list[Tensor]) -> bool:
+    """Whether f(a + b) - f(a) - f(b) + f(0) is zero; with b = -a it would be for every odd function."""
+    rng = torch.Generator().manual_seed(10)
+    for size in (0.5, 1.0, 3.0):
+        a = size * torch.randn(7, 64, generator=rng, dtype=torch.float64)
+        b = size * torch.randn(7, 64, generator=rng, dtype=torch.float64)
+        bend = forward(w, a + b) - forward(w, a) - forward(w, b) + forward(w, 0 * a)
+        if bend.abs().max() > 1e-9:
+            return False
+    return True
 
 
 @exercise
@@ -168,10 +191,14 @@ def _tensors(what: str, answer: Any, like: list[Tensor]) -> Tensor:
 def check_12_step(step: Function) -> None:
     """``step(objective, w, v, lr, m)``: new w and v, with the way back through the gradient open."""
     w, v = _start()
+    v = [1 * p.requires_grad_() for p in v]
     lr = torch.tensor(0.2, dtype=torch.float64, requires_grad=True)
     m = torch.tensor(0.6, dtype=torch.float64, requires_grad=True)
     kept = _flat([*w, *v]).detach().clone()
-    new_w, new_v = parts(step(_curved, w, v, lr, m), ["the new w", "the new v"])
+    answer = step(_curved, w, v, lr, m)
+    if isinstance(answer, list) and all(isinstance(part, Tensor) for part in answer):
+        raise Hint("that is one list of tensors; return 2 things, in this order: the new w, the new v")
+    new_w, new_v = parts(answer, ["the new w", "the new v"])
     if not torch.equal(kept, _flat([*w, *v])):
         raise Hint("the caller's w or v has changed: make new tensors, w - lr * v, and not w -= ...")
     got_w = _tensors("the new w", new_w, w)
@@ -196,16 +223,28 @@ def check_12_step(step: Function) -> None:
         "the learning rate is missing": old - right_v,
     }
     judge("the new w", got_w.detach(), right_w.detach(), {h: x.detach() for h, x in usual.items()})
-    probe = torch.linspace(-1, 2, len(old), dtype=torch.float64)
-    wanted = torch.autograd.grad(right_w @ probe, [*w, lr, m])
-    found = (
-        torch.autograd.grad(got_w @ probe, [*w, lr, m], allow_unused=True) if got_w.requires_grad else [None]
-    )
-    if any(part is None for part in found):
-        raise Hint("the new w cannot be differentiated by the old w, lr and m: something cuts the road")
-    hint = "the numbers are right, but without create_graph=True it is lost how the gradient changes with w"
-    judge("the gradient of the new w by the old w", _flat(found[:2]), _flat(wanted[:2]), {hint: probe})
-    judge("the gradient by lr and m", torch.stack(found[2:]), torch.stack(wanted[2:]))
+    _check_roads("the new w", got_w, right_w, {"w": w, "v": v, "lr": [lr], "m": [m]})
+    _check_roads("the new v", got_v, right_v, {"w": w, "v": v, "m": [m]})
+
+
+def _check_roads(what: str, got: Tensor, right: Tensor, leaves: dict[str, list[Tensor]]) -> None:
+    """The gradients of ``got``, of which the numbers are right, by the old w and v, and by lr and m."""
+    probe = torch.linspace(-1, 2, len(right), dtype=torch.float64)
+    cut = "without create_graph=True it is lost how the gradient changes with w"
+    for name, of in leaves.items():
+        wanted = _flat(torch.autograd.grad(right @ probe, of, retain_graph=True))
+        found: Any = [None]
+        if got.requires_grad:
+            found = torch.autograd.grad(got @ probe, of, retain_graph=True, allow_unused=True)
+        if any(part is None for part in found):
+            why = cut if what == "the new v" and name == "w" else "something cuts the road"
+            raise Hint(f"the numbers are right, but {what} cannot be differentiated by {name}: {why}")
+        judge(
+            f"the gradient of {what} by {name}",
+            _flat(found),
+            wanted,
+            {f"the numbers are right, but {cut}": probe},
+        )
 
 
 @exercise

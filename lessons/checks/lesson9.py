@@ -267,6 +267,7 @@ def predict_9_as_it_is(guess: Any, answer: float) -> str:
         high="It was made for one small learner: the learned steps are much too long for deep ones.",
         factor=1.3,
         apart=6,
+        percent=True,
     )
 
 
