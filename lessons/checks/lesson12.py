@@ -260,14 +260,20 @@ def check_12_train(train: Function) -> None:
     def batch_loss(w: list[Tensor], x: Tensor, y: Tensor) -> Tensor:
         return _curved(w) / 4 + (w[1] * x[:3]).sum() + (w[0].sum() * x[3] - 0.1 * y.sum()).square() / 10
 
-    def run(order: Any = range(T), reset: bool = False, first: bool = False, still: bool = False) -> Tensor:
+    def run(
+        order: Any = range(T),
+        reset: bool = False,
+        first: bool = False,
+        still: bool = False,
+        constant: bool = False,
+    ) -> Tensor:
         w, _ = start, None
         v = [torch.zeros_like(p) for p in w]
         for t in order:
             g = torch.autograd.grad(
                 batch_loss(w, x[0 if still else t], y[0 if still else t]), w, create_graph=True
             )
-            v = [(0 if reset else m[t]) * b + a for a, b in zip(g, v, strict=True)]
+            v = [(0 if reset else m[0 if constant else t]) * b + a for a, b in zip(g, v, strict=True)]
             w = [p - lr[0 if first else t] * b for p, b in zip(w, v, strict=True)]
         return _flat(w)
 
@@ -278,6 +284,7 @@ def check_12_train(train: Function) -> None:
         "every step saw the first batch: step t takes x[t], y[t]": run(still=True),
         "the velocity was forgotten between the steps: it is handed on": run(reset=True),
         "every step took the first learning rate: step t takes lr[t]": run(first=True),
+        "every step took the first momentum: step t takes m[t]": run(constant=True),
         "the last step is missing": run(range(T - 1)),
         "the first step is missing": run(range(1, T)),
         "the steps went backwards": run(range(T)[::-1]),

@@ -122,6 +122,7 @@ def step(
 def train(
     batch=lambda t: t,
     rate=lambda t: t,
+    momentum=lambda t: t,
     order=lambda T: range(T),
     reset=False,
     between=lambda w: w,
@@ -138,7 +139,7 @@ def train(
             if reset:
                 v = [torch.zeros_like(p) for p in w]
             step_size = lr[rate(t)].item() if plain else lr[rate(t)]
-            w, v = capstone.step(objective, w, v, step_size, m[t])
+            w, v = capstone.step(objective, w, v, step_size, m[momentum(t)])
             w = between(w)
         return w
 
@@ -380,6 +381,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("12_step", step(last="w"), "return 2 things"),
     ("12_train", train(batch=lambda t: 0), "saw the first batch"),
     ("12_train", train(reset=True), "the velocity was forgotten"),
+    ("12_train", train(momentum=lambda t: 0), "took the first momentum"),
     ("12_train", train(rate=lambda t: 0), "took the first learning rate"),
     ("12_train", train(order=lambda T: range(T - 1)), "the last step is missing"),
     ("12_train", train(order=lambda T: range(1, T)), "the first step is missing"),
