@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from checks.common import Function, Hint, exercise, judge, tensor
+from checks.common import Function, Hint, close, exercise, judge, tensor
 
 Answer = tuple[Callable[..., None], tuple[Function, ...]]
 
@@ -22,7 +22,8 @@ def all_correct(answers: Sequence[Answer]) -> bool:
         return True
     missing = answers[passed.index(False)][1]
     names = " and ".join(function.__name__ for function in missing)
-    print(f"Not done yet: {sum(passed)} of {len(passed)} checks accept your functions; {names} comes next.")
+    come = "comes" if len(missing) == 1 else "come"
+    print(f"Not done yet: {sum(passed)} of {len(passed)} checks accept your functions; {names} {come} next.")
     return False
 
 
@@ -105,13 +106,24 @@ def check_12_gradient_error(gradient_error: Function) -> None:
     theta = [torch.randn(s, generator=rng, dtype=torch.float64).requires_grad_() for s in shapes]
     before = [p.detach().clone() for p in theta]
 
-    def with_error(first: list[float], second: list[float]) -> Function:
-        errors = torch.tensor(first).double().view(2, 2), torch.tensor(second).double()
-        return lambda theta: sum(_Slope.apply(p, e) for p, e in zip(theta, errors, strict=True))
+    def with_error(first: list[float] | Tensor, second: list[float] | Tensor) -> Function:
+        errors = torch.as_tensor(first).double().view(2, 2), torch.as_tensor(second).double()
+
+        def f(theta: list[Tensor]) -> Any:
+            if not torch.is_grad_enabled():  # a meta-loss takes gradients inside, for each of its steps
+                raise Hint("f itself needs gradients: no no_grad around it")
+            return sum(_Slope.apply(p, e) for p, e in zip(theta, errors, strict=True))
+
+        return f
 
     def ask(f: Function, seed: int = 0) -> float:
         answer = gradient_error(f, theta, seed)
-        if not all(map(torch.equal, [p.detach() for p in theta], before)):
+        moved = max(float((p.detach() - old).abs().max()) for p, old in zip(theta, before, strict=True))
+        if 0 < moved < 1e-12:
+            raise Hint(
+                f"theta has changed by {moved:.0e}: adding and subtracting rounds, so restore a saved copy"
+            )
+        if moved != 0:
             raise Hint("theta has changed: put it back, or move a copy")
         try:
             return float(answer)
@@ -135,9 +147,28 @@ def check_12_gradient_error(gradient_error: Function) -> None:
         raise Hint(
             "a gradient that is wrong everywhere was passed as right: the slope must be that of autograd"
         )
+    for share in (0.5, -0.5):  # an error in proportion to the gradient: the answer is known whatever u is
+        wrong = with_error(*[share * (p.detach().cos() + 2) for p in theta])
+        for seed in range(5):
+            _known(ask(wrong, seed), share)
     if max(ask(with_error([0.05, -0.05, 0, 0], none), seed) for seed in range(5)) < 1e-5:
         raise Hint("two errors that cancel were not seen: draw the direction at random, not all ones")
     if max(ask(with_error(none, [0, 0, 0, 0.05]), seed) for seed in range(5)) < 1e-5:
         raise Hint(
             "an error in the last entry of the last part was not seen: the direction has a number for each"
         )
+
+
+def _known(answer: float, share: float) -> None:
+    """Judge the answer where autograd's slope is 1 + ``share`` times the true one."""
+    right = abs(share) / (1 + share)
+    if close(answer, right, 1e-5):
+        return
+    if answer < 0:
+        raise Hint("an error is not negative: take the absolute value of the difference, and of the slope")
+    if close(answer, abs(share), 1e-5):
+        raise Hint("divide by the size of the first slope, autograd's; this divides by the other one's")
+    raise Hint(
+        f"divide by the size of the first slope: where autograd's slope is {1 + share} times the true one, "
+        f"the answer is {right:.4f} for every u, not {answer:.4f}"
+    )

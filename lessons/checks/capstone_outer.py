@@ -26,13 +26,20 @@ def check_12_teacher(Teacher: Function) -> None:
     y = tensor("the labels", y, (T, B))
     lr = tensor("the learning rates", lr, (T,))
     m = tensor("the momenta", m, (T,))
-    if y.dtype != torch.int64 or not (torch.bincount(y.flatten(), minlength=10).eq(T * B // 10)).all():
-        raise Hint("the labels are class numbers (int64), every class equally often: i mod 10 for image i")
+    if y.dtype != torch.int64 or not torch.equal(y, torch.arange(B).remainder(10).expand(T, B)):
+        raise Hint(
+            "the labels are class numbers (int64), in each step every class equally often: "
+            "i mod 10 for image i"
+        )
     parameters = dict(teacher.named_parameters())
     if not parameters:
         raise Hint("the teacher has no parameters: nn.Parameter, or layers of torch.nn, in __init__")
     if lr.min() <= 0 or m.min() < 0 or m.max() >= 1:
         raise Hint("learning rates above 0, momenta from 0 to below 1")
+    if lr.min() < 0.03 or lr.max() > 0.3:
+        raise Hint(
+            f"the learning rates should begin near 0.1; they begin at {lr.min():.2g} to {lr.max():.2g}"
+        )
     for name, part in {"images": x, "learning rates": lr, "momenta": m}.items():
         if not part.requires_grad:
             raise Hint(f"the {name} do not depend on the teacher's parameters: they cannot be learned")
@@ -44,7 +51,10 @@ def check_12_teacher(Teacher: Function) -> None:
         if g is None:
             raise Hint(f"the parameter {name} has no part in the lesson")
     _check_images(x, parameters)
-    _check_step_sizes(teacher)
+    _check_step_sizes(lambda: Teacher(T, B, 0))
+    longer = dict(Teacher(T + 1, B, 0).named_parameters())
+    grown = _check_vectors(x, parameters, longer, B)
+    _check_class(Teacher(T, B, 0), grown)
     other = Teacher(T, B, 1)()[0]
     if torch.equal(other, x):
         raise Hint("another seed gave the same teacher")
@@ -52,21 +62,47 @@ def check_12_teacher(Teacher: Function) -> None:
         raise Hint("the same seed gave two teachers: torch.manual_seed(seed) in __init__")
 
 
-def _check_step_sizes(teacher: torch.nn.Module) -> None:
-    """They stay in range wherever their parameters go."""
-    kept = [p.detach().clone() for p in teacher.parameters()]
-    for shift in (-4.0, 4.0):
+def _check_step_sizes(new: Function) -> None:
+    """They stay in range wherever their parameters go; far out a sigmoid may round to 0 or 1."""
+    for shift in (-1.0, 1.0, -4.0, 4.0):
+        teacher = new()
         with torch.no_grad():
-            for p, old in zip(teacher.parameters(), kept, strict=True):
-                p.copy_(old + shift)
-        _, _, new_lr, new_m = teacher()
-        with torch.no_grad():
-            for p, old in zip(teacher.parameters(), kept, strict=True):
-                p.copy_(old)
-        if new_lr.min() <= 0:
-            raise Hint("a learning rate can become negative: learn its logarithm, say")
-        if new_m.min() < 0 or new_m.max() >= 1:
-            raise Hint("a momentum can leave the interval from 0 to 1: put it through a sigmoid, say")
+            for p in teacher.parameters():
+                p += shift
+            _, _, lr, m = teacher()
+        far = abs(shift) > 1
+        if lr.min() < 0 or (lr.min() == 0 and not far):
+            raise Hint("a learning rate can become 0 or negative: learn its logarithm, say")
+        if m.min() < 0 or m.max() > 1 or (m.max() == 1 and not far):
+            raise Hint("a momentum can leave the interval from 0 to below 1: put it through a sigmoid, say")
+
+
+def _check_vectors(x: Tensor, parameters: dict[str, Tensor], longer: dict[str, Tensor], B: int) -> list[str]:
+    """One more step needs one more z for each of its B images; returns which parameters grow with T."""
+    leaves = list(parameters.values())
+    found = torch.autograd.grad(x.sum(), leaves, retain_graph=True, allow_unused=True)
+    step_sizes = [name for name, g in zip(parameters, found, strict=True) if g is None]
+
+    def count(of: dict[str, Tensor]) -> int:
+        return sum(p.numel() for name, p in of.items() if name not in step_sizes)
+
+    if count(longer) - count(parameters) < B:
+        raise Hint(
+            "the vectors z are not learned: one for each image of each step, an nn.Parameter (a buffer or a "
+            "plain tensor has no gradient)"
+        )
+    return [name for name, p in parameters.items() if name in longer and longer[name].shape != p.shape]
+
+
+def _check_class(teacher: torch.nn.Module, vectors: list[str]) -> None:
+    """Where all z are the same, images of two classes still differ."""
+    with torch.no_grad():
+        for name, p in teacher.named_parameters():
+            if name in vectors:
+                p.fill_(0.5)
+        x = teacher()[0]
+    if torch.equal(x[0, 0], x[0, 1]):
+        raise Hint("the generator does not see the class: give it z and the class, one-hot say")
 
 
 def _check_images(x: Tensor, parameters: dict[str, Tensor]) -> None:

@@ -1,4 +1,4 @@
-"""Lesson 12, the capstone, first half: data, learner, loss, one step, T steps."""
+"""Lesson 12, the capstone, first half: data, loss, one step, T steps."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from checks.capstone import check_12_gradient_error, check_12_meta_loss
+from checks.capstone_learner import check_12_learner
 from checks.capstone_outer import check_12_judge, check_12_meta_train, check_12_teacher
 from checks.common import Function, Hint, close, exercise, judge, parts, tensor
 
@@ -67,40 +68,6 @@ def check_12_make_data(make_data: Function) -> None:
         raise Hint("the same seed gave two splits: draw the order from torch.Generator().manual_seed(seed)")
     if torch.equal(make_data(1)["test"][0], data["test"][0]):
         raise Hint("another seed gave the same test images: shuffle before you cut")
-
-
-@exercise
-def check_12_learner(fresh: Function, forward: Function) -> None:
-    """``fresh(seed)``, ``forward(w, x)``: weights from outside, a hidden layer, two derivatives."""
-    w = fresh(0)
-    if not isinstance(w, list) or not all(isinstance(p, Tensor) for p in w):
-        raise Hint("fresh(seed) returns a list of tensors")
-    if not all(p.requires_grad and p.is_leaf for p in w):
-        raise Hint("the weights must be leaves that require grad: .requires_grad_(), after all arithmetic")
-    if not all(map(torch.equal, w, fresh(0))):
-        raise Hint("the same seed gave two networks: draw from torch.Generator().manual_seed(seed)")
-    if all(map(torch.equal, w, fresh(1))):
-        raise Hint("another seed gave the same network")
-    x = torch.randn(7, 64, generator=torch.Generator().manual_seed(2))
-    logits = tensor("forward(w, x)", forward(w, x), (7, 10))
-    if logits.std() < 1e-6:
-        raise Hint("all logits are equal: with weights of 0 no unit can become different from the others")
-    if close(logits.softmax(1).sum(1).detach(), logits.sum(1).detach(), 1e-4):
-        raise Hint("these are probabilities: return logits, the loss does the rest")
-    double = [p.detach().double().requires_grad_() for p in w]
-    x = x.double()
-    middle = forward(double, x) + forward(double, -x) - 2 * forward(double, 0 * x)
-    if middle.abs().max() < 1e-9:
-        raise Hint("the logits are linear in the images: put a nonlinear function between two layers")
-    value = torch.nn.functional.cross_entropy(forward(double, x), torch.arange(7))
-    if not value.requires_grad:
-        raise Hint("forward must compute with the w it is given: no gradient reaches it")
-    first = torch.autograd.grad(value, double, create_graph=True, allow_unused=True)
-    if any(g is None for g in first):
-        raise Hint("some weights have no part in the logits: forward must use all of the w it is given")
-    length = sum(g.square().sum() for g in first)
-    if not length.requires_grad:
-        raise Hint("the gradient cannot be differentiated again, and the meta-gradient needs just that")
 
 
 @exercise
@@ -168,10 +135,14 @@ def _tensors(what: str, answer: Any, like: list[Tensor]) -> Tensor:
 def check_12_step(step: Function) -> None:
     """``step(objective, w, v, lr, m)``: new w and v, with the way back through the gradient open."""
     w, v = _start()
+    v = [1 * p.requires_grad_() for p in v]
     lr = torch.tensor(0.2, dtype=torch.float64, requires_grad=True)
     m = torch.tensor(0.6, dtype=torch.float64, requires_grad=True)
     kept = _flat([*w, *v]).detach().clone()
-    new_w, new_v = parts(step(_curved, w, v, lr, m), ["the new w", "the new v"])
+    answer = step(_curved, w, v, lr, m)
+    if isinstance(answer, list) and all(isinstance(part, Tensor) for part in answer):
+        raise Hint("that is one list of tensors; return 2 things, in this order: the new w, the new v")
+    new_w, new_v = parts(answer, ["the new w", "the new v"])
     if not torch.equal(kept, _flat([*w, *v])):
         raise Hint("the caller's w or v has changed: make new tensors, w - lr * v, and not w -= ...")
     got_w = _tensors("the new w", new_w, w)
@@ -196,16 +167,28 @@ def check_12_step(step: Function) -> None:
         "the learning rate is missing": old - right_v,
     }
     judge("the new w", got_w.detach(), right_w.detach(), {h: x.detach() for h, x in usual.items()})
-    probe = torch.linspace(-1, 2, len(old), dtype=torch.float64)
-    wanted = torch.autograd.grad(right_w @ probe, [*w, lr, m])
-    found = (
-        torch.autograd.grad(got_w @ probe, [*w, lr, m], allow_unused=True) if got_w.requires_grad else [None]
-    )
-    if any(part is None for part in found):
-        raise Hint("the new w cannot be differentiated by the old w, lr and m: something cuts the road")
-    hint = "the numbers are right, but without create_graph=True it is lost how the gradient changes with w"
-    judge("the gradient of the new w by the old w", _flat(found[:2]), _flat(wanted[:2]), {hint: probe})
-    judge("the gradient by lr and m", torch.stack(found[2:]), torch.stack(wanted[2:]))
+    _check_roads("the new w", got_w, right_w, {"w": w, "v": v, "lr": [lr], "m": [m]})
+    _check_roads("the new v", got_v, right_v, {"w": w, "v": v, "m": [m]})
+
+
+def _check_roads(what: str, got: Tensor, right: Tensor, leaves: dict[str, list[Tensor]]) -> None:
+    """The gradients of ``got``, of which the numbers are right, by the old w and v, and by lr and m."""
+    probe = torch.linspace(-1, 2, len(right), dtype=torch.float64)
+    cut = "without create_graph=True it is lost how the gradient changes with w"
+    for name, of in leaves.items():
+        wanted = _flat(torch.autograd.grad(right @ probe, of, retain_graph=True))
+        found: Any = [None]
+        if got.requires_grad:
+            found = torch.autograd.grad(got @ probe, of, retain_graph=True, allow_unused=True)
+        if any(part is None for part in found):
+            why = cut if what == "the new v" and name == "w" else "something cuts the road"
+            raise Hint(f"the numbers are right, but {what} cannot be differentiated by {name}: {why}")
+        judge(
+            f"the gradient of {what} by {name}",
+            _flat(found),
+            wanted,
+            {f"the numbers are right, but {cut}": probe},
+        )
 
 
 @exercise
@@ -221,14 +204,20 @@ def check_12_train(train: Function) -> None:
     def batch_loss(w: list[Tensor], x: Tensor, y: Tensor) -> Tensor:
         return _curved(w) / 4 + (w[1] * x[:3]).sum() + (w[0].sum() * x[3] - 0.1 * y.sum()).square() / 10
 
-    def run(order: Any = range(T), reset: bool = False, first: bool = False, still: bool = False) -> Tensor:
+    def run(
+        order: Any = range(T),
+        reset: bool = False,
+        first: bool = False,
+        still: bool = False,
+        constant: bool = False,
+    ) -> Tensor:
         w, _ = start, None
         v = [torch.zeros_like(p) for p in w]
         for t in order:
             g = torch.autograd.grad(
                 batch_loss(w, x[0 if still else t], y[0 if still else t]), w, create_graph=True
             )
-            v = [(0 if reset else m[t]) * b + a for a, b in zip(g, v, strict=True)]
+            v = [(0 if reset else m[0 if constant else t]) * b + a for a, b in zip(g, v, strict=True)]
             w = [p - lr[0 if first else t] * b for p, b in zip(w, v, strict=True)]
         return _flat(w)
 
@@ -239,6 +228,7 @@ def check_12_train(train: Function) -> None:
         "every step saw the first batch: step t takes x[t], y[t]": run(still=True),
         "the velocity was forgotten between the steps: it is handed on": run(reset=True),
         "every step took the first learning rate: step t takes lr[t]": run(first=True),
+        "every step took the first momentum: step t takes m[t]": run(constant=True),
         "the last step is missing": run(range(T - 1)),
         "the first step is missing": run(range(1, T)),
         "the steps went backwards": run(range(T)[::-1]),

@@ -83,6 +83,12 @@ def check_3_squeeze(squeeze: Function) -> None:
                 f"{given}: push the digit of v first, then pop; with an empty stack there "
                 "would be nothing to pop"
             )
+        rounded = all(abs(x - y) <= 1e-12 * abs(y) for x, y in zip((new_v, new_b), right, strict=True))
+        if rounded:
+            raise Hint(
+                f"{given}: its last digits are lost; a float has 16 of them: divide by // (or divmod), "
+                "not by int(b / n)"
+            )
         if v < 0:
             raise Hint(
                 f"{given} should be {right}, but is {(new_v, new_b)}: for negative v take // and %, "

@@ -14,7 +14,7 @@ from checks.predict import choice, number, prediction
 
 @exercise
 def check_5_class_means(class_means: Function) -> None:
-    x = torch.randn(40, 1, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x = torch.randn(40, 1, 8, 8, generator=torch.Generator().manual_seed(0))  # float32, like the digits
     y = torch.cat([torch.arange(10), torch.arange(30).remainder(7)]).flip(0)
     sums = torch.stack([x[y == k].sum(0) for k in range(10)])
     right = sums / torch.bincount(y)[:, None, None, None]
@@ -26,7 +26,7 @@ def check_5_class_means(class_means: Function) -> None:
         / (len(y) / 10),
         "row k should be class k; here the classes come in another order": right.flip(0),
     }
-    judge("class_means(x, y)", got, right, usual)
+    judge("class_means(x, y)", got, right, usual, 1e-5)
 
 
 @exercise
@@ -101,6 +101,7 @@ def check_5_image_gradient(image_gradient: Function) -> None:
         only: int | None = None,
         late: bool = False,
         carry: bool = True,
+        scaled: bool = True,
         at: int = 0,
         judged_on: Any = real,
         plain: bool = False,
@@ -123,7 +124,7 @@ def check_5_image_gradient(image_gradient: Function) -> None:
             if only is None or t == only:
                 d_x = d_x + mixed
             lam = lam + h_nu * hessian
-            nu = momentum * nu * carry
+            nu = (momentum if scaled else 1.0) * nu * carry
         return d_x
 
     right = variant()
@@ -134,6 +135,7 @@ def check_5_image_gradient(image_gradient: Function) -> None:
         "the Hessian is missing: lam gets H nu on top": variant(hessian=False),
         "update nu before the second derivatives: nu = nu - lr * lam": variant(late=True),
         "nu is not carried on to the step before, with the factor momentum": variant(carry=False),
+        "nu is not scaled by momentum on its way to the step before": variant(scaled=False),
         "the second derivatives belong to the weights before the step, states[t]": variant(at=1),
         "lam starts with the gradient on real, not on the ten images": variant(judged_on=(images, classes)),
         "that is how the training loss depends on the images; wanted is the mixed term, "
@@ -225,6 +227,7 @@ def predict_5_means(guess: Any, answer: float) -> str:
         high="Ten images, and a linear learner: what can they not say about a digit written otherwise?",
         factor=1.0,
         apart=5.0,
+        percent=True,
     )
 
 
@@ -239,6 +242,7 @@ def predict_5_starts(guess: Any, answer: float) -> str:
         high="The meta-loss asked for one start only. Who would have told the images of the others?",
         factor=1.0,
         apart=5.0,
+        percent=True,
     )
 
 

@@ -191,7 +191,7 @@ def check_6_choose_then_judge(choose_then_judge: Function) -> None:
         return test[setting]
 
     answer = choose_then_judge(list(valid), valid.__getitem__, ask_test)
-    if not isinstance(answer, tuple) or len(answer) != 2:
+    if not isinstance(answer, tuple | list) or len(answer) != 2:
         raise Hint("return two things: the best setting and its test accuracy")
     best, score = answer
     if best == "c":
@@ -218,7 +218,8 @@ def predict_6_fresh_loss(guess: Any, answer: float) -> str:
         guess,
         answer,
         near="Above 2.30: fresh weights are not undecided, they are sure of something at random.",
-        low="Fresh weights know nothing, and the best that ignorance can do is 2.30.",
+        low="Fresh weights know nothing, and the best that ignorance can do is 2.30, for all classes alike. "
+        "These are sure of something at random, mostly of a wrong class, and that costs more.",
         high="They are sure of something wrong, but not of much: their logits are about 1 in size.",
         factor=1.12,
     )
@@ -234,6 +235,7 @@ def predict_6_real_accuracy(guess: Any, answer: float) -> str:
         low="A tuned rival is no straw man: look at the learning rate that won.",
         high="Real batches are drawn at random: none is made to follow the one before.",
         apart=3,
+        percent=True,
         factor=1.0,
     )
 

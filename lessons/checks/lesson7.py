@@ -187,6 +187,7 @@ def predict_7_shuffled(guess: Any, answer: float) -> str:
         high="Each step's learning rate was learned for the images that the step showed.",
         factor=1.0,
         apart=2.5,
+        percent=True,
     )
 
 

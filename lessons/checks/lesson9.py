@@ -267,6 +267,7 @@ def predict_9_as_it_is(guess: Any, answer: float) -> str:
         high="It was made for one small learner: the learned steps are much too long for deep ones.",
         factor=1.3,
         apart=6,
+        percent=True,
     )
 
 
@@ -278,7 +279,7 @@ def predict_9_best_score(guess: Any, answer: str) -> str:
         answer,
         {
             "p": "Weights are many where the images are small, and there they do little.",
-            "f": "A plain count, without any training; now the others must beat it.",
+            "f": "A plain count, without any training, that few of the others beat.",
             "s": "It needs one blank image, and is not far behind.",
             "n": "Untrained ReLUs tell something, and much of it is size.",
             "c": "It teaches digits; the truth is CIFAR-10, after hours of training.",

@@ -24,14 +24,26 @@ def prediction(look: Callable[[Any, Any], str]) -> Callable[[Any, Any], None]:
 
 
 def number(
-    guess: Any, answer: float, near: str, low: str, high: str, factor: float = 1.5, apart: float = 0.0
+    guess: Any,
+    answer: float,
+    near: str,
+    low: str,
+    high: str,
+    factor: float = 1.5,
+    apart: float = 0.0,
+    percent: bool = False,
 ) -> str:
-    """Near is within a factor, or within ``apart``; else the guess is too low or too high."""
+    """Near is within a factor, or within ``apart``; else the guess is too low or too high.
+
+    Where the answer is in ``percent``, a fraction is not taken for one.
+    """
     answer = float(answer)
     if guess is None:
         return f"{NO_GUESS} It is {answer:.3g}. {near}"
     if not isinstance(guess, int | float):
         return f"A guess here is one number, such as {answer * 2 + 1:.0f}."
+    if percent and 0 < guess < 1:
+        return f"A guess here is in percent: {100 * guess:.3g}, and not {guess:.3g}."
     said = f"You said {guess:.3g}; it is {answer:.3g}."
     within_factor = guess * answer > 0 and 1 / factor <= guess / answer <= factor
     if within_factor or abs(guess - answer) <= apart:

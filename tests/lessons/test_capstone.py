@@ -6,6 +6,7 @@ import inspect
 import re
 from pathlib import Path
 
+import checks
 import nbformat
 import pytest
 from answers import capstone
@@ -65,12 +66,26 @@ def test_the_cells_are_empty() -> None:
 
 
 def test_what_is_missing_is_named(capsys: pytest.CaptureFixture[str]) -> None:
-    import checks
-
     done = (checks.check_12_loss, (capstone.loss,))
 
     def step(*_: object) -> None: ...
 
+    def fresh(*_: object) -> None: ...
+
     assert checks.all_correct([done])
     assert not checks.all_correct([done, (checks.check_12_step, (step,))])
     assert "1 of 2 checks accept your functions; step comes next" in capsys.readouterr().out
+    assert not checks.all_correct([(checks.check_12_learner, (fresh, capstone.forward))])
+    assert "fresh and forward come next" in capsys.readouterr().out
+
+
+def test_what_is_examined_is_what_stands_there_now() -> None:
+    """A function that is repaired is the one examined: the cells keep no list of functions from before."""
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    (cell,) = [c.source for c in notebook.cells if c.source.startswith("def seven():")]
+    names = {name: f"the first {name}" for name in ("make_data", "fresh", "forward", "loss", "step", "train")}
+    names |= {"meta_loss": "", "gradient_error": ""}
+    room = {**names, "checks": checks}
+    exec(cell.split("\n\n\n")[0], room)
+    room["fresh"] = "another"
+    assert (checks.check_12_learner, ("another", "the first forward")) in room["seven"]()

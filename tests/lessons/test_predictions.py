@@ -36,6 +36,18 @@ def test_no_guess_and_a_strange_one(name: str, answer: Any, capsys: pytest.Captu
     assert capsys.readouterr().out.startswith("A guess here is one ")
 
 
+PERCENT = ("5_means", "5_starts", "6_real_accuracy", "7_shuffled", "9_as_it_is")
+
+
+@pytest.mark.parametrize("name", PERCENT)
+def test_a_fraction_is_not_taken_for_a_percentage(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    predict = getattr(checks, f"predict_{name}")
+    predict(0.84, 83.6)
+    assert capsys.readouterr().out == "A guess here is in percent: 84, and not 0.84.\n"
+    predict(84, 83.6)
+    assert capsys.readouterr().out.startswith("You said 84;")
+
+
 @pytest.mark.parametrize("k", LESSONS)
 def test_every_prediction_is_tried_at_every_letter(k: int) -> None:
     lesson = vars(import_module(f"checks.lesson{k}"))

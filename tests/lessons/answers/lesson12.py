@@ -66,18 +66,41 @@ def without_last_bias(w, x):
     return F.linear(torch.relu(F.linear(x, w[0], w[1])), w[2])
 
 
+def activated(function, layers=2) -> Callable[..., Any]:
+    """Two layers without biases, and a function between them; odd where the function is."""
+    return lambda w, x: F.linear(function(F.linear(x, w[0])), w[1])
+
+
+def fresh_without_biases(head=1.0, first=1.0) -> Callable[..., Any]:
+    def answer(seed):
+        rng = torch.Generator().manual_seed(seed)
+        w = [first * torch.randn(64, 64, generator=rng) / 8, head * torch.randn(10, 64, generator=rng) / 8]
+        return [p.requires_grad_() for p in w]
+
+    return answer
+
+
 def probabilities(w, x):
     return capstone.forward(w, x).softmax(1)
 
 
 def step(
-    graph=True, velocity="right", moves="new", sign=-1, rate=True, in_place=False, cut=(), last=None
+    graph=True,
+    velocity="right",
+    moves="new",
+    sign=-1,
+    rate=True,
+    in_place=False,
+    cut=(),
+    last=None,
+    pair=tuple,
 ) -> Callable[..., Any]:
     def answer(objective, w, v, lr, m):
         lr = lr.detach() if "lr" in cut else lr
+        m = m.detach() if "m" in cut else m
         g = torch.autograd.grad(objective(w), w, create_graph=graph)
         new = {
-            "right": [m * b + a for a, b in zip(g, v, strict=True)],
+            "right": [m * (b.detach() if "v" in cut else b) + a for a, b in zip(g, v, strict=True)],
             "average": [m * b + (1 - m) * a for a, b in zip(g, v, strict=True)],
             "missing": list(g),
             "plain": [b + a for a, b in zip(g, v, strict=True)],
@@ -90,7 +113,8 @@ def step(
                     p -= lr * d
             return w, new
         w = [p + sign * (lr if rate else 1) * d for p, d in zip(w, move, strict=True)]
-        return (w, new) if last is None else w
+        new = [b.detach() for b in new] if "new v" in cut else new
+        return pair([w, new]) if last is None else w
 
     return answer
 
@@ -98,6 +122,7 @@ def step(
 def train(
     batch=lambda t: t,
     rate=lambda t: t,
+    momentum=lambda t: t,
     order=lambda T: range(T),
     reset=False,
     between=lambda w: w,
@@ -114,7 +139,7 @@ def train(
             if reset:
                 v = [torch.zeros_like(p) for p in w]
             step_size = lr[rate(t)].item() if plain else lr[rate(t)]
-            w, v = capstone.step(objective, w, v, step_size, m[t])
+            w, v = capstone.step(objective, w, v, step_size, m[momentum(t)])
             w = between(w)
         return w
 
@@ -137,10 +162,12 @@ def gradient_error(
     sides=2,
     draw=torch.randn,
     slope="autograd",
-    in_place=False,
+    in_place=(),
     absolute=True,
     first=False,
     text=False,
+    divide="first",
+    sides_in=torch.enable_grad,
 ) -> Callable[..., Any]:
     def answer(f, theta, seed):
         rng = torch.Generator().manual_seed(seed)
@@ -150,16 +177,24 @@ def gradient_error(
         ours = sum((a * b).sum().item() for a, b in zip(g, u, strict=True))
 
         def moved(h):
-            return f([(p + h * b).detach().requires_grad_() for p, b in zip(theta, u, strict=True)]).item()
+            with sides_in():
+                return f(
+                    [(p + h * b).detach().requires_grad_() for p, b in zip(theta, u, strict=True)]
+                ).item()
+
+        def shift(by):
+            with torch.no_grad():
+                for p, b in zip(theta, u, strict=True):
+                    p += by * b
 
         low = -h if sides == 2 else 0.0
         theirs = (moved(h) - moved(low)) / (h - low)
         ours = theirs if slope == "numbers" else ours
-        if in_place:
-            with torch.no_grad():
-                for p, b in zip(theta, u, strict=True):
-                    p += h * b
-        error = (ours - theirs) / (abs(ours) + 1e-12)
+        for by in in_place:
+            shift(by * h)
+        error = (ours - theirs) / ({"first": abs(ours), "second": abs(theirs), "none": 1.0}[divide] + 1e-12)
+        if absolute == "never":
+            return error
         error = abs(error) if absolute else -abs(error) - 1e-13
         return [error, error] if text else error
 
@@ -179,6 +214,11 @@ def teacher(
     seed="used",
     flat=True,
     extra=False,
+    learned=True,
+    sees_class=True,
+    begin=0.1,
+    in_list=False,
+    generator=lambda n: torch.nn.Linear(n, 64),
 ) -> type[torch.nn.Module]:
     class Answer(torch.nn.Module):
         def __init__(self, T, B, number):
@@ -186,25 +226,62 @@ def teacher(
             if seed != "ignored":
                 torch.manual_seed(0 if seed == "fixed" else number)
             shape = {"each": (T, B, 8), "step": (T, 1, 8), "image": (1, B, 8)}[z]
-            self.z = torch.nn.Parameter(torch.randn(T, B, 64) if pixels else torch.randn(shape))
+            vectors = torch.randn(T, B, 64) if pixels else torch.randn(shape)
+            if learned:
+                self.z = torch.nn.Parameter(vectors)
+            else:
+                self.register_buffer("z", vectors)
             if not pixels:
-                self.generator = torch.nn.Linear(18, 64)
+                self.generator = generator(18)
             if extra:
                 self.unused = torch.nn.Parameter(torch.zeros(3))
-            self.lr = torch.nn.Parameter(torch.full((T,), math.log(0.1) if rates == "log" else 0.1))
+            self.lr = torch.nn.Parameter(
+                torch.full((T,), begin if rates in ("plain", "itself") else math.log(begin))
+            )
             self.m = torch.nn.Parameter(torch.full((T,), 0.5))
-            classes = {"balanced": torch.arange(B) % 10, "one": torch.zeros(B).long()}[labels]
+            classes = {
+                "balanced": torch.arange(B) % 10,
+                "one": torch.zeros(B).long(),
+                "sorted": torch.arange(B) // (B // 10),
+            }[labels]
             self.y = classes.expand(T, B)
 
         def forward(self):
             T, B = self.y.shape
-            inputs = torch.cat([self.z.expand(T, B, -1), F.one_hot(self.y, 10)], -1)
+            classes = F.one_hot(self.y, 10) * sees_class
+            inputs = torch.cat([self.z.expand(T, B, -1), classes], -1)
             x = self.z if pixels else self.generator(inputs)
-            lr = {"log": self.lr.exp, "plain": lambda: self.lr * 1, "cut": self.lr.exp().detach}[rates]()
-            m = torch.sigmoid(self.m) if momenta == "sigmoid" else self.m * 1
-            return x if flat else x.view(T, B, 8, 8), self.y, lr, m
+            lr = {
+                "log": self.lr.exp,
+                "plain": lambda: self.lr * 1,
+                "itself": lambda: self.lr,
+                "cut": self.lr.exp().detach,
+            }[rates]()
+            m = {
+                "sigmoid": lambda: torch.sigmoid(self.m),
+                "steep": lambda: torch.sigmoid(6 * self.m),
+                "plain": lambda: self.m * 1,
+                "itself": lambda: self.m,
+                "clamp": lambda: self.m.clamp(0, 1),
+            }[momenta]()
+            lesson = [x if flat else x.view(T, B, 8, 8), self.y, lr, m]
+            return lesson if in_list else tuple(lesson)
 
     return Answer
+
+
+class normalized(torch.nn.Module):
+    """A generator with batch norm over all images of the lesson: each image depends on every z."""
+
+    def __init__(self, n):
+        super().__init__()
+        self.one = torch.nn.Linear(n, 40)
+        self.norm = torch.nn.BatchNorm1d(40)
+        self.two = torch.nn.Linear(40, 64)
+
+    def forward(self, z):
+        h = self.norm(self.one(z.flatten(0, 1)))
+        return self.two(F.relu(h)).view(*z.shape[:2], 64)
 
 
 def meta_train(
@@ -270,6 +347,9 @@ WRONG: list[tuple[str, Any, str]] = [
     ("12_learner", (fresh(), own_weights), "no gradient reaches it"),
     ("12_learner", (fresh(), without_last_bias), "some weights have no part"),
     ("12_learner", (fresh(), probabilities), "these are probabilities"),
+    ("12_learner", (fresh_without_biases(), activated(lambda h: 2 * h)), "put a nonlinear function"),
+    ("12_learner", (fresh_without_biases(first=0.0), activated(torch.relu)), "all images stay alike"),
+    ("12_learner", (fresh_without_biases(head=0.0), activated(lambda h: h)), "the logits are linear"),
     ("12_learner", (fresh(), lambda w, x: capstone.forward(w, x).argmax(1)), "the shape"),
     ("12_loss", lambda z, y: F.cross_entropy(z, y, reduction="sum"), "the sum over the images"),
     ("12_loss", lambda z, y: F.cross_entropy(z, y, reduction="none"), "one loss per image"),
@@ -294,10 +374,14 @@ WRONG: list[tuple[str, Any, str]] = [
     ("12_step", step(sign=1), "down, not up"),
     ("12_step", step(rate=False), "the learning rate is missing"),
     ("12_step", step(in_place=True), "the caller's w or v has changed"),
-    ("12_step", step(cut=("lr",)), "cannot be differentiated by the old w, lr and m"),
+    ("12_step", step(cut=("lr",)), "the new w cannot be differentiated by lr"),
+    ("12_step", step(cut=("m",)), "the new w cannot be differentiated by m"),
+    ("12_step", step(cut=("v",)), "the new w cannot be differentiated by v"),
+    ("12_step", step(cut=("new v",)), "the new v cannot be differentiated by w"),
     ("12_step", step(last="w"), "return 2 things"),
     ("12_train", train(batch=lambda t: 0), "saw the first batch"),
     ("12_train", train(reset=True), "the velocity was forgotten"),
+    ("12_train", train(momentum=lambda t: 0), "took the first momentum"),
     ("12_train", train(rate=lambda t: 0), "took the first learning rate"),
     ("12_train", train(order=lambda T: range(T - 1)), "the last step is missing"),
     ("12_train", train(order=lambda T: range(1, T)), "the first step is missing"),
@@ -324,14 +408,27 @@ WRONG: list[tuple[str, Any, str]] = [
     ("12_gradient_error", gradient_error(draw=ones), "not all ones"),
     ("12_gradient_error", gradient_error(slope="numbers"), "that of autograd"),
     ("12_gradient_error", gradient_error(first=True), "the last part was not seen"),
-    ("12_gradient_error", gradient_error(in_place=True), "theta has changed"),
+    ("12_gradient_error", gradient_error(in_place=[1]), "put it back"),
+    ("12_gradient_error", gradient_error(in_place=[1, -2, 1]), "adding and subtracting rounds"),
+    ("12_gradient_error", gradient_error(sides_in=torch.no_grad), "no no_grad around it"),
+    ("12_gradient_error", gradient_error(absolute="never"), "take the absolute value"),
+    ("12_gradient_error", gradient_error(divide="second"), "divides by the other one's"),
+    ("12_gradient_error", gradient_error(divide="none"), "divide by the size of the first slope"),
     ("12_gradient_error", gradient_error(absolute=False), "take the absolute value"),
     ("12_gradient_error", gradient_error(text=True), "return one number"),
     ("12_teacher", teacher(z="image"), "every step shows the same"),
     ("12_teacher", teacher(z="step"), "two images of one class are the same"),
-    ("12_teacher", teacher(rates="plain"), "can become negative"),
+    ("12_teacher", teacher(rates="plain"), "can become 0 or negative"),
     ("12_teacher", teacher(rates="cut"), "the learning rates do not depend"),
     ("12_teacher", teacher(momenta="plain"), "can leave the interval"),
+    ("12_teacher", teacher(rates="itself"), "can become 0 or negative"),
+    ("12_teacher", teacher(momenta="itself"), "can leave the interval"),
+    ("12_teacher", teacher(momenta="clamp"), "can leave the interval"),
+    ("12_teacher", teacher(begin=2e-9), "should begin near 0.1"),
+    ("12_teacher", teacher(begin=403.0), "should begin near 0.1"),
+    ("12_teacher", teacher(learned=False), "the vectors z are not learned"),
+    ("12_teacher", teacher(sees_class=False), "does not see the class"),
+    ("12_teacher", teacher(labels="sorted"), "i mod 10 for image i"),
     ("12_teacher", teacher(labels="one"), "every class equally often"),
     ("12_teacher", teacher(pixels=True), "numbers of its own alone"),
     ("12_teacher", teacher(seed="fixed"), "another seed gave the same teacher"),
@@ -363,11 +460,18 @@ RIGHT: list[tuple[str, Any]] = [
 ]
 RIGHT += [
     ("12_loss", F.cross_entropy),
+    ("12_learner", (fresh_without_biases(), activated(torch.tanh))),
+    ("12_learner", (fresh_without_biases(), activated(torch.sin))),
+    ("12_learner", (fresh_without_biases(), activated(F.softsign))),
+    ("12_learner", (fresh_without_biases(head=0.0), activated(torch.relu))),
     ("12_step", step()),
+    ("12_step", step(pair=list)),
     ("12_train", train()),
     ("12_meta_loss", meta_loss()),
     ("12_gradient_error", gradient_error()),
     ("12_teacher", teacher()),
+    ("12_teacher", teacher(momenta="steep", in_list=True)),
+    ("12_teacher", teacher(generator=normalized)),
     ("12_meta_train", meta_train(lr=0.1)),
     ("12_judge", judge()),
 ]

@@ -24,7 +24,7 @@ def undo_step(late=False, order="subtract first", sign=1):
     return answer
 
 
-def squeeze_by(push=True, pop=True, truncate=False):
+def squeeze_by(push=True, pop=True, truncate=False, floats=False):
     def answer(v, b, n, d):
         h, r = divmod(v, d)
         if truncate:
@@ -32,7 +32,8 @@ def squeeze_by(push=True, pop=True, truncate=False):
             r = v - h * d
         if not pop:
             return v * n // d, b * d + r
-        b, s = divmod(b * d + r, n)
+        big = b * d + r
+        b, s = (int(big / n), big % n) if floats else divmod(big, n)
         return h * n + (s if push else 0), b
 
     return answer
@@ -107,6 +108,7 @@ WRONG: list[tuple[str, Callable[..., Any], str]] = [
     ("3_undo_step", undo_step(order="divide first"), "subtract g before dividing"),
     ("3_undo_step", undo_step(order="multiply"), "divide by m"),
     ("3_undo_step", undo_step(sign=-1), "the weights went the wrong way"),
+    ("3_squeeze", squeeze_by(floats=True), "its last digits are lost"),
     ("3_squeeze", squeeze_by(push=False), "missing in v"),
     ("3_squeeze", squeeze_by(pop=False), "only grows"),
     ("3_squeeze", squeeze_by(truncate=True), "negative v"),

@@ -14,6 +14,12 @@ def means(x, y):
     return torch.stack([x[y == k].mean(0) for k in range(10)])
 
 
+def vectorised(x, y):
+    """Stops with a dtype error where x is float64."""
+    share = torch.nn.functional.one_hot(y, 10).float()
+    return (share.T @ x.flatten(1) / share.sum(0)[:, None]).view(10, *x.shape[1:])
+
+
 def meta_loss(
     steps=None,
     momentum=0.5,
@@ -32,7 +38,9 @@ def meta_loss(
     return answer
 
 
-def image_gradient(hessian=True, only=None, mean=False, late=False, carry=True, at=0, on="real", plain=False):
+def image_gradient(
+    hessian=True, only=None, mean=False, late=False, carry=True, at=0, on="real", plain=False, scaled=True
+):
     """Lesson 5's walk with one thing wrong."""
 
     def answer(loss, w0, images, classes, real, lr, T, momentum):
@@ -58,7 +66,7 @@ def image_gradient(hessian=True, only=None, mean=False, late=False, carry=True, 
             if plain:
                 mixed[t] = torch.autograd.grad(loss(w, (x, classes)), x)[0]
             lam = lam + h_nu if hessian else lam
-            nu = momentum * nu if carry else torch.zeros_like(nu)
+            nu = (momentum if scaled else 1) * nu if carry else torch.zeros_like(nu)
         if only is not None:
             return mixed[only]
         return torch.stack(mixed).mean(0) if mean else torch.stack(mixed).sum(0)
@@ -137,6 +145,8 @@ WRONG: list[tuple[str, Callable[..., Any], str]] = [
     ("5_image_gradient", image_gradient(hessian=False), "the Hessian is missing"),
     ("5_image_gradient", image_gradient(late=True), "update nu before"),
     ("5_image_gradient", image_gradient(carry=False), "nu is not carried on"),
+    ("5_image_gradient", image_gradient(scaled=False), "not scaled by momentum"),
+    ("5_image_gradient", lambda *args: image_gradient()(*args) + 3, "wrong numbers: furthest off is ["),
     ("5_image_gradient", image_gradient(at=1), "before the step"),
     ("5_image_gradient", image_gradient(on="images"), "not on the ten images"),
     ("5_image_gradient", image_gradient(plain=True), "the mixed term"),
@@ -154,6 +164,7 @@ WRONG: list[tuple[str, Callable[..., Any], str]] = [
 ]
 RIGHT: list[tuple[str, Callable[..., Any]]] = [
     ("5_class_means", means),
+    ("5_class_means", vectorised),
     ("5_meta_loss", meta_loss()),
     ("5_meta_loss", meta_loss(repeat=lambda x, T: torch.stack([x] * T))),
     ("5_image_gradient", image_gradient()),

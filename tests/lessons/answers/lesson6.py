@@ -44,6 +44,10 @@ def generate(
     return answer
 
 
+def step_by_step(w, z, classes):
+    return torch.cat([generate()(w, z[t : t + 1], classes[t : t + 1]) for t in range(len(z))])
+
+
 def without_grad(function: Callable[..., Any]) -> Callable[..., Any]:
     return lambda *args: torch.no_grad()(function)(*args)
 
@@ -117,7 +121,13 @@ WRONG: list[tuple[str, Callable[..., Any], str]] = [
     ("6_generate", generate(last=torch.tanh), "the factor 2"),
     ("6_generate", generate(last=lambda h: h), "2 tanh of the last layer is missing"),
     ("6_generate", generate(last=lambda h: 2 * h), "tanh is missing"),
-    ("6_generate", generate(last=lambda h: 2 * torch.sigmoid(h)), "should be"),
+    ("6_generate", generate(last=lambda h: 2 * torch.sigmoid(h)), "2 sigmoid where"),
+    ("6_generate", generate(last=torch.sigmoid), "a sigmoid where"),
+    ("6_generate", generate(last=lambda h: F.leaky_relu(h, 0.1)), "leaky ReLU where"),
+    ("6_generate", generate(last=lambda h: 2 * F.leaky_relu(h, 0.1).tanh()), "no leaky ReLU before it"),
+    ("6_generate", generate(last=lambda h: (2 * h).tanh()), "2 belongs outside"),
+    ("6_generate", generate(last=lambda h: 2 * h.tanh() + h), "wrong numbers: furthest off is ["),
+    ("6_generate", step_by_step, "made step by step"),
     ("6_generate", generate(bias=0), "has a bias, too"),
     ("6_generate", generate(cut=("z",)), "cut off from z"),
     ("6_generate", generate(cut=("conv1-weight",)), "cut off from conv1-weight"),
@@ -169,10 +179,11 @@ RIGHT: list[tuple[str, Callable[..., Any]]] = [
     ("6_meta_loss", meta_loss()),
     ("6_outer_loop", outer_loop()),
     ("6_choose_then_judge", lambda s, valid, test: (max(s, key=valid), test(max(s, key=valid)))),
+    ("6_choose_then_judge", lambda s, valid, test: [max(s, key=valid), test(max(s, key=valid))]),
 ]
 GUESSES: list[tuple[str, Any, Any, str]] = [
     ("6_fresh_loss", 2.7, 2.6, "Near"),
-    ("6_fresh_loss", 2.3, 2.7, "know nothing"),
+    ("6_fresh_loss", 2.3, 2.7, "sure of something at random"),
     ("6_fresh_loss", 10, 2.7, "not of much"),
     ("6_real_accuracy", 84, 83.6, "Near"),
     ("6_real_accuracy", 50, 83.6, "no straw man"),

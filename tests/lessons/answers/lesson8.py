@@ -112,8 +112,10 @@ WRONG: list[tuple[str, Callable[..., Any], str]] = [
 ]
 RIGHT: list[tuple[str, Callable[..., Any]]] = [
     ("8_timed", timed()),
+    ("8_timed", lambda *args: list(timed()(*args))),
     ("8_estimate", estimate()),
     ("8_plan", plan()),
+    ("8_plan", lambda *args: list(plan()(*args))),
 ]
 GUESSES: list[tuple[str, Any, Any, str]] = [
     ("8_unrolled_mebibytes", 250, 267.0, "Near"),
