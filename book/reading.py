@@ -18,12 +18,17 @@ DRAWN = re.compile("[─│└┌┐┘├┤┬┴┼▼▲]")
 
 def link_files(text: str, here: Path, root: Path) -> str:
     """Markdown in which files of the repository that are named as code are links to them; ``here`` is the
-    page's folder, beside which a name is looked up first, then from the root and from the package."""
+    page's folder, beside which a name is looked up first, then from the root and from the package. What is
+    made, in ``build/`` and ``runs/``, is no file of the repository, whether it is there or not."""
+    inside = root.resolve()
+    made = (inside / "build", inside / "runs")
 
     def link(match: re.Match[str]) -> str:
         for folder in (here, root, root / "minigtn"):
             file = folder / match[1]
-            if file.is_file() and file.resolve().is_relative_to(root.resolve()):
+            real = file.resolve()
+            theirs = real.is_relative_to(inside) and not any(map(real.is_relative_to, made))
+            if file.is_file() and theirs:
                 return f"[{match[0]}]({os.path.relpath(file, here)})"
         return match[0]
 

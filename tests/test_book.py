@@ -148,6 +148,15 @@ def test_files_that_are_named_are_linked(reading: ModuleType) -> None:
     assert reading.link_files(text, ROOT / "docs", ROOT) == expected
 
 
+def test_what_a_build_made_is_no_file_of_the_repository(reading: ModuleType, tmp_path: Path) -> None:
+    for folder in ("build", "docs"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.html").touch()
+    text = "`build/a.html`, `docs/a.html`"
+    expected = "`build/a.html`, [`docs/a.html`](docs/a.html)"
+    assert reading.link_files(text, tmp_path, tmp_path) == expected
+
+
 def test_cells_of_wide_tables_know_their_column_and_diagrams_their_width(reading: ModuleType) -> None:
     heads = "".join(f"<th>c{i}</th>" for i in range(4))
     cells = "".join(f"<td>{i}</td>" for i in range(4))
