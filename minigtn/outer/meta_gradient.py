@@ -100,12 +100,15 @@ class MetaGradient:
         them. What is drawn here is kept for the second pass."""
         meta = self.config.meta
         rows: dict[int, Tensor] = {}
-        for i, number in zip(learners, self._numbers(step, learners), strict=True):
+        numbers = self._numbers(step, learners)
+        shown = self._lesson(teacher, numbers[0])
+        for i, number in zip(learners, numbers, strict=True):
             if (number,) not in self._drawn:
                 self._drawn[number,] = self._draw(step, [number])
             drawn = self._drawn[number,]
-            lesson = fitted(self._lesson(teacher, number), drawn)
-            readings = readings_of(lesson, drawn.start, drawn.readout, self.adjoint)
+            if self.config.teacher.varies:
+                shown = self._lesson(teacher, number)
+            readings = readings_of(fitted(shown, drawn), drawn.start, drawn.readout, self.adjoint)
             member = self._member(step, seed_for(self.config.seed, Purpose.LEARNER, number))
             target = self.targets.of(member, drawn.learner)
             rows[i] = torch.cat([readings, readings.new_tensor([target])])
@@ -189,8 +192,8 @@ def add_meta_gradient(
     The losses are walked back one after the other, so that one learner at a time is in memory, and the
     generator is walked back once. With ``longest``, the gradient of a loss (by images and step sizes
     together) is scaled down where its part by the images is longer than that: a learner at the border of
-    chaos would outweigh all others otherwise (such gradients: Metz et al. 2019,
-    arXiv 1810.10180).
+    chaos would outweigh all others otherwise (such gradients: Metz et al. 2019, arXiv 1810.10180). One that
+    is not finite makes the sum so.
     """
     parts = {name: part for name, part in lesson._asdict().items() if isinstance(part, Tensor)}
     leaves: dict[str, Any] = {
