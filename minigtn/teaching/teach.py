@@ -83,9 +83,9 @@ def teach(
     use counts as having gradient zero. The module is taught in training mode and given back in the mode that
     it was in; layers that are in evaluation mode inside a module in training mode are left so. Batch norms
     get running statistics from the curriculum's images, each pixel brought to the mean and the standard
-    deviation that it has in the real images, so that ``module.eval()`` works nearly as with statistics of real
-    ones (docs/log.md; a curriculum without ``moments`` knows these per channel only, and brings less). Autocast around the call
-    does not count; inside the module's forward it does.
+    deviation that it has in the real images, so that ``module.eval()`` works nearly as with statistics of
+    real ones (docs/log.md). A curriculum without ``moments`` knows these per channel only, and brings less.
+    Autocast around the call does not count; inside the module's forward it does.
 
     ``after_step(t)``, t = 1..T, may measure the module, in any mode, in the training that counts.
 
