@@ -45,7 +45,7 @@ def _child(argv: list[str], log: str, file_bytes: int | None) -> None:
     main(argv)
 
 
-def _no_figure(title: str, draw: Any, alt: str, caption: str) -> str:
+def _no_figure(title: str, draw: Any, alt: str, caption: str, *moving: Any) -> str:
     """In place of the pages' figures, whose drawing takes more time than all the rest of a small run."""
     return page.card(title, "", caption)
 

@@ -81,7 +81,12 @@ def kinds(place: Path) -> list[Kind]:
     metrics = "".join(
         json.dumps({"step": i, "meta_loss": 2.5 / i, "skipped": 0}) + "\n" for i in range(1, 30)
     )
-    line = {"truth": 93.5, "scores": {"gtn-2": 0.25, "tse-2": None}, "seconds": {"gtn-2": 0.1, "tse-2": 0.1}}
+    line = {
+        "repeat": 0,
+        "truth": 93.5,
+        "scores": {"gtn-2": 0.25, "tse-2": None},
+        "seconds": {"gtn-2": 0.1, "tse-2": 0.1},
+    }
     scores = "".join(json.dumps({"arch": f"0000000{i % 3}", **line}) + "\n" for i in range(9))
     space = spaces.get("nas-bench-macro")
     table = "arch,mean_acc,params\n" + "".join(

@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
 # Does a curriculum rank networks better than as many steps on real data? A teacher is meta-trained on CIFAR-10; then networks of a published
-# table are scored by its curriculum, by real data (k and 9k steps, tuned), and by what costs no training.
+# table are scored by its curriculum, by real data (up to 8 times as many steps, tuned; annealed and constant), and by what costs no training.
+#   benchmarks/nas.sh --size cpu --space nas-bench-201 --networks 200 --table ... --data FOLDER --out FOLDER   two CPU cores, some 4 hours; not run yet
 #   benchmarks/nas.sh --size small --table nas-bench-macro-cifar10.csv --data FOLDER --out FOLDER      two CPU cores, under an hour
 #   benchmarks/nas.sh --size paper --device cuda --networks 500 --workers 8 --table ... --out FOLDER   one GPU; not run yet
 # --space nas-bench-201 takes the other table, --teacher FOLDER a teacher that is there. A second run goes on where the first was stopped.
+# --size cpu: a teacher that meets a pool of the space's networks, narrow and on 16 x 16 pixels, and is taught to rank.
 # --size tiny runs the same lines on digits, with a table made up on the spot, to see that they work.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-device=cpu size=small out="" table="" teacher="" networks=60 workers=2 space=nas-bench-macro data=()
+device=cpu size=small out="" table="" teacher="" networks=60 workers=2 space=nas-bench-macro times=8 data=()
 while [ $# -gt 0 ]; do
     case "$1" in
         --device) device=$2 ;;
@@ -30,26 +32,33 @@ train=() rank=(--space "$space" --networks "$networks" "${data[@]}" --device "$d
 case "$size" in
     tiny)
         train=(--preset tiny --meta.outer-steps 4)
-        table="$out/table.csv" rank=(--dataset digits --networks 4 --bootstrap 20 --estimate.valid-images 100 --estimate.real-lrs 0.1
+        table="$out/table.csv" rank=(--dataset digits --networks 4 --bootstrap 20 --estimate.valid-images 100 --estimate.read-at 2 --estimate.real-lrs 0.1
             --estimate.real-momenta 0.5 --estimate.tuning-networks 1)
         printf '%s\n' arch,accuracy 00000000,1 01010101,2 10101010,3 22222222,4 > "$table"
-        steps=4 batch=20 ;;
+        steps=4 batch=20 times=2 ;;
     small)
         train=(--preset cifar10-small "${data[@]}")
         rank+=(--estimate.valid-images 500 --estimate.lr-scales 1 0.5 0.25 0.125 --estimate.real-lrs 0.01 0.03 0.1 0.3 --estimate.real-momenta 0.9 --estimate.tuning-networks 2)
         steps=16 batch=20 ;;
+    cpu)
+        preset=nas-201-cpu sizes=(--estimate.channels 8 --estimate.image-size 16)
+        [ "$space" != nas-bench-macro ] || preset=nas-macro-cpu
+        [ "$space" = nas-bench-macro ] || sizes+=(--estimate.cells 1)  # said here, since real data begin before the teacher is there
+        train=(--preset "$preset" "${data[@]}")
+        rank+=("${sizes[@]}" --estimate.lr-scales 1 0.5 0.25 --estimate.real-lrs 0.03 0.1 0.3 --estimate.real-momenta 0.9)
+        steps=$([ "$preset" = nas-macro-cpu ] && echo 16 || echo 32) batch=64 times=16 ;;
     paper)
         train=(--preset cifar10-paper "${data[@]}")
         rank+=(--estimate.valid-images 5000 --estimate.lr-scales 1 0.5 0.25)
         steps=128 batch=128 ;;
-    *) echo "the sizes are tiny, small and paper, not $size" >&2; exit 2 ;;
+    *) echo "the sizes are tiny, cpu, small and paper, not $size" >&2; exit 2 ;;
 esac
 [ -n "$table" ] || { echo "give the table of accuracies: --table FILE.csv" >&2; exit 2; }
 [ -n "$teacher" ] || teacher="$out/teacher"
-baselines=(real params flops synflow naswot real-9x)
+baselines=(real real-constant params flops synflow naswot)
 
 rank=("$python" -m minigtn nas rank "$table" "${rank[@]}" --out "$out/rank" --estimate.curriculum "$teacher"
-    --estimate.steps "$steps" --estimate.batch-size "$batch")
+    --estimate.steps "$steps" --estimate.real-steps $((times * steps)) --estimate.batch-size "$batch")
 baselines_pid=""
 stop_baselines() {  # they finish the score in hand; the last line goes on with the rest
     [ -z "$baselines_pid" ] || { kill -TERM "$baselines_pid" 2> /dev/null && wait "$baselines_pid"; } || true

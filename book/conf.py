@@ -11,12 +11,16 @@ import importlib.resources
 import importlib.util
 import re
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 from docutils import nodes
 
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "book"))
+
+from reading import finish, link_files, list_of_records  # noqa: E402
 
 project = "minigtn"
 author = "The minigtn authors"
@@ -56,12 +60,16 @@ mathjax_path = "mathjax/tex-chtml.js"  # from the package django-static-mathjax,
 
 
 def _relink(app: Any, docname: str, source: list[str]) -> None:
-    """Links to folders of the repository lead to their README.md, or to their first file; results are the
-    README's own section."""
+    """Links to folders of the repository lead to their README.md, or to their first file, and names of files
+    to them; results are the README's own section."""
     if docname == "book/results":
         section = (ROOT / "README.md").read_text().split("## Results\n", 1)[1].split("\n## ", 1)[0]
         source[0] += re.sub(r"\]\((?!https?:|#)", "](../", section)
+    if docname == "book/records":
+        source[0] += list_of_records(ROOT)
     here = (ROOT / docname).parent
+    if (ROOT / f"{docname}.md").is_file():
+        source[0] = link_files(source[0], here, ROOT)
 
     def target(match: re.Match[str]) -> str:
         folder = here / match[1]
@@ -117,5 +125,6 @@ def setup(app: Any) -> None:
     app.connect("source-read", _relink)
     app.connect("autodoc-process-docstring", _plain_text)
     app.connect("doctree-read", _fold_solutions)
+    app.connect("html-page-context", finish)
     app.connect("build-finished", _copy_mathjax)
     app.connect("build-finished", _put_playground)

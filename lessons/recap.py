@@ -1,4 +1,4 @@
-"""What the reader has written in earlier lessons, for the later ones."""
+"""The authors' solutions of earlier lessons, for the later ones; put yours in their place if you like."""
 
 from __future__ import annotations
 

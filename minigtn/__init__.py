@@ -13,14 +13,16 @@ from minigtn.inner.fixed_point import FixedPointOverflow
 from minigtn.inner.memory import memory_bytes, saved_bytes
 from minigtn.inner.optimizers import SGD, Adam, MuAdam, Optimizer, RMSprop
 from minigtn.inner.training import Readout, sgd
-from minigtn.nas.scores import Candidate, RealTraining, TaughtTraining, ZeroCost
+from minigtn.nas.candidate import Candidate
+from minigtn.nas.trainings import RealTraining, TaughtTraining
+from minigtn.nas.zero_cost import ZeroCost
 from minigtn.networks import spaces
 from minigtn.networks.layers import cross_entropy
 from minigtn.networks.learners import Learner, LearnerConfig
 from minigtn.outer.evaluate import accuracy, final_evaluation, real_curves, taught_curves
 from minigtn.outer.loop import MetaTraining
 from minigtn.outer.run import train
-from minigtn.pages.run_page import export
+from minigtn.pages.export import export
 from minigtn.pages.run_page import write as write_report
 from minigtn.teaching.curriculum import Curriculum, TrainingData, load_curriculum
 from minigtn.teaching.teach import Taught, teach

@@ -31,6 +31,7 @@ from minigtn.networks.families import LEARNERS
 from minigtn.outer import run, transfer
 from minigtn.outer.loop import MetaTrainingDiverged
 from minigtn.pages import run_page
+from minigtn.pages.export import export
 from minigtn.runs.devices import Device, choose
 from minigtn.runs.distributed import WorkerLost, workers
 from minigtn.runs.files import read_json
@@ -47,7 +48,7 @@ class Train:
     config: Annotated[RunConfig, tyro.conf.arg(name="")] = _CONFIG
     preset: str = "digits"
     """Settings to start from: tiny, digits, digits-any, mnist-small, mnist-paper, cifar10-tiny,
-    cifar10-small, cifar10-paper; every other flag changes one of them."""
+    cifar10-small, nas-201-cpu, nas-macro-cpu, cifar10-paper; every other flag changes one of them."""
     out: Path = Path("runs/demo")
     """The run's folder."""
     data_dir: Path | None = None
@@ -138,7 +139,8 @@ class Ablate:
     worth."""
 
     tables: tyro.conf.Positional[tuple[str, ...]]
-    """Any of: curriculum, weight-norm, readout, step-sizes, labels, learners, optimizer, learner, steps."""
+    """Any of: curriculum, weight-norm, readout, step-sizes, labels, learners, optimizer, learner, steps,
+    real-images."""
     config: Annotated[RunConfig, tyro.conf.arg(name="")] = _CONFIG
     preset: str = "digits"
     """Settings to start from, as for train."""
@@ -183,7 +185,7 @@ class Export:
     """Numbers of a .safetensors file; uint8 is a quarter of the size."""
 
     def run(self) -> None:
-        run_page.export(load_curriculum(self.source), self.target, self.pixels)
+        export(load_curriculum(self.source), self.target, self.pixels)
         print(f"{self.target} ({self.target.stat().st_size / 2**20:.2f} MiB)")
 
 

@@ -13,6 +13,7 @@ from minigtn.inner.adjoints import Adjoint, Checkpointed, Reversible, Unrolled
 from minigtn.networks import spaces
 from minigtn.networks.learners import CIFAR_LEARNER, MNIST_LEARNER, LearnerConfig
 from minigtn.runs.settings import at_least
+from minigtn.teaching.fidelity import Fidelity
 from minigtn.teaching.teacher import TeacherConfig
 
 Switch = Literal["auto", "on", "off"]
@@ -43,6 +44,10 @@ class MetaConfig:
     only."""
     clip_norm: float = 1.0
     """The meta-gradient is scaled down to this norm where it is longer; 0 never clips."""
+    clip_learner: float = 0.0
+    """The meta-gradient of each sampled learner is scaled down where its part by the synthetic images is
+    longer than this; 0 never clips. The longest tenth of those of ordinary networks is 5 to 1,000 times as
+    long as the median, which is about .1 on digits."""
     learners: int = 1
     """Learners per outer step, each with weights and real batches of its own; their meta-gradients are
     averaged. Workers share them."""
@@ -60,11 +65,17 @@ class MetaConfig:
     sample_pool: int = 0
     """Architectures that sampled learners have beside the run's own, drawn once; 0: every learner has one of
     its own. With a pool their steps can be compiled and captured, once for each."""
-    sample_channels: int = 0
-    """Channels of the first stage of networks from a search space; 0 takes the space's own. Narrow ones are
-    cheap to teach."""
-    sample_cells: int = 0
-    """Cells per stage of networks from nas-bench-201 and cells; 0 takes the space's own."""
+    rank_weight: float = 0.0
+    """Weight of the ranking loss beside the mean reading (minigtn.outer.ranked): networks of an outer step
+    should be read in the order in which real data bring them forward; with a pool of sampled learners. 0:
+    none."""
+    rank_temperature: float = 0.1
+    """Difference of two readings, in nats, that the ranking loss takes for one."""
+    rank_steps: int = 256
+    """Real steps, annealed, whose validation loss says how good a network of the pool is; each is trained
+    once."""
+    rank_lr: float = 0.1
+    """Learning rate of those at the first step."""
     adjoint: Literal["unrolled", "checkpointed", "reversible"] = "checkpointed"
     """How the inner loop is differentiated; the meta-gradient is the same."""
     block_size: int = 1
@@ -92,20 +103,13 @@ class MetaConfig:
     def __post_init__(self) -> None:
         at_least(
             self, "meta.", outer_steps=1, real_batch=1, readout_every=0, learners=1, sample_after=0,
-            sample_pool=0, sample_channels=0, sample_cells=0, block_size=1, valid_every=0, valid_learners=1,
-            checkpoint_every=1, max_skipped=1,
+            sample_pool=0, rank_steps=1, block_size=1, valid_every=0, valid_learners=1, checkpoint_every=1,
+            max_skipped=1,
         )  # fmt: skip
         if not 0 <= self.sample_own < 1:
             raise ValueError(
                 "meta.sample-own is the share of the draws that take the run's own learner, from 0 to below "
                 f"1 (for all of them: meta.sample-learners none), not {self.sample_own}"
-            )
-        if self.sample_learners in spaces.SPACES:
-            self.make_space()
-        elif self.sample_channels or self.sample_cells:
-            raise ValueError(
-                "meta.sample-channels and meta.sample-cells are sizes of a search space; name one as "
-                "meta.sample-learners"
             )
         for name in ("graphs", "compile"):
             if getattr(self, name) == "on" and self.adjoint != "checkpointed":
@@ -122,17 +126,34 @@ class MetaConfig:
             raise ValueError(
                 "meta.sample-pool is a number of sampled architectures; name meta.sample-learners, too"
             )
+        self._check_ranking()
+        if not 0 <= self.clip_learner < math.inf or (self.clip_learner and self.sample_learners == "none"):
+            raise ValueError(
+                "meta.clip-learner is a finite length, not negative, and goes with sampled learners, which "
+                f"are walked back one by one (meta.sample-learners); given {self.clip_learner} with "
+                f"{self.sample_learners}"
+            )
         if not 0 < self.lr < math.inf or not 0 <= self.final_lr <= 1 or not 0 <= self.clip_norm < math.inf:
             raise ValueError(
                 "meta.lr must be positive, meta.final_lr in [0, 1] and meta.clip_norm not negative, all "
                 f"finite; given {self.lr}, {self.final_lr}, {self.clip_norm}"
             )
 
-    def make_space(self) -> spaces.Space:
-        """The search space that learners are drawn from, at its size here."""
-        return spaces.get(
-            self.sample_learners, channels=self.sample_channels, cells_per_stage=self.sample_cells
-        )
+    def _check_ranking(self) -> None:
+        if not 0 <= self.rank_weight < math.inf:
+            raise ValueError(
+                f"meta.rank-weight must not be negative, nor infinite, but it is {self.rank_weight}"
+            )
+        if not 0 < self.rank_temperature < math.inf or not 0 < self.rank_lr < math.inf:
+            raise ValueError(
+                "meta.rank-temperature and meta.rank-lr must be positive numbers, not "
+                f"{self.rank_temperature} and {self.rank_lr}"
+            )
+        if self.rank_weight and (self.learners < 2 or not self.sample_pool):
+            raise ValueError(
+                "meta.rank-weight compares the networks of an outer step: give meta.learners, at least 2, "
+                "and meta.sample-pool"
+            )
 
     @property
     def architectures(self) -> int:
@@ -201,15 +222,38 @@ class RunConfig:
     """The outer loop."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     """The final judgement."""
+    fidelity: Fidelity = field(default_factory=Fidelity)
+    """Sizes of images and of networks from a search space, and what a ranking by the curriculum will read."""
 
     def __post_init__(self) -> None:
+        if self.meta.sample_learners in spaces.SPACES:
+            self.make_space()
+        elif self.fidelity.channels or self.fidelity.cells:
+            raise ValueError(
+                "fidelity.channels and fidelity.cells are sizes of a search space; name one as "
+                "meta.sample-learners"
+            )
+        if self.fidelity.steps > self.teacher.inner_steps:
+            raise ValueError(
+                f"fidelity.steps is one of the {self.teacher.inner_steps} inner steps, not "
+                f"{self.fidelity.steps}"
+            )
         if self.meta.adjoint == "reversible" and self.teacher.optimizer != "sgd":
             raise ValueError(
                 f"the adjoint 'reversible' can only reverse sgd, not {self.teacher.optimizer}; use "
                 "'checkpointed'"
             )
+        if self.meta.clip_learner and self.teacher.images == "real":
+            raise ValueError(
+                "meta.clip-learner is a length of gradients by synthetic images, and teacher.images real has "
+                "none; leave one of them out"
+            )
         if self.seed < 0:
             raise ValueError(f"the seed must not be negative, but it is {self.seed}")
+
+    def make_space(self) -> spaces.Space:
+        """The search space that learners are drawn from, at its size here."""
+        return self.fidelity.space(self.meta.sample_learners)
 
     def make_adjoint(self, device: torch.device) -> Adjoint:
         """The adjoint that the settings name, on that device."""
@@ -225,6 +269,35 @@ class RunConfig:
             compile=meta.compile == "on" or (meta.compile == "auto" and can and repaid),
             max_captured=max(8, meta.architectures),
         )
+
+
+def _teacher_of_a_space(space: str, fidelity: Fidelity, inner_steps: int, outer_steps: int) -> RunConfig:
+    """A teacher for ranking networks of a search space on two CPU cores: taught by a fixed pool of them, to
+    bring them far and to put them in order. Validations and judgements take networks outside of the pool; the
+    last teacher is the result, since the one that brings networks furthest need not rank best."""
+    return RunConfig(
+        dataset="cifar10",
+        learner=LearnerConfig(channels=(16, 32), hidden=(), global_pool=True, norm="batch", pool="average"),
+        teacher=TeacherConfig(
+            inner_steps=inner_steps, batch_size=64, z_size=64, dense=256, channels=(64, 32), lr=0.05
+        ),
+        meta=MetaConfig(
+            outer_steps=outer_steps,
+            lr=0.01,
+            real_batch=64,
+            readout_every=inner_steps // 4,
+            learners=4,
+            sample_learners=space,  # type: ignore[arg-type]
+            sample_pool=48,
+            rank_weight=0.5,
+            valid_every=0,
+            checkpoint_every=10,
+        ),
+        evaluation=EvaluationConfig(
+            learners=3, real_lrs=(0.03, 0.1, 0.3), real_momenta=(0.9,), tuning_learners=1, transfer=0
+        ),
+        fidelity=fidelity,
+    )
 
 
 PRESETS: dict[str, RunConfig] = {
@@ -253,8 +326,9 @@ PRESETS: dict[str, RunConfig] = {
             lr=0.01,
         ),
         meta=MetaConfig(
-            outer_steps=300,
+            outer_steps=600,
             lr=0.01,
+            clip_learner=0.2,
             learners=4,
             sample_learners="ordinary",
             real_batch=64,
@@ -315,6 +389,12 @@ PRESETS: dict[str, RunConfig] = {
             tuning_learners=2,
             more=4,
         ),
+    ),
+    "nas-201-cpu": _teacher_of_a_space(
+        "nas-bench-201", Fidelity(channels=8, cells=1, image_size=16, valid_images=1000), 32, 600
+    ),
+    "nas-macro-cpu": _teacher_of_a_space(
+        "nas-bench-macro", Fidelity(channels=8, image_size=16, valid_images=1000), 16, 600
     ),
     "cifar10-paper": RunConfig(
         dataset="cifar10",

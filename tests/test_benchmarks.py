@@ -5,6 +5,7 @@ import dataclasses
 import math
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import any_network
 import jax_peer
 import measuring
+import never_ruined
 from measuring import TOLERANCE, agreement, count_flops, difference
 from methods import LearnerLoss, methods
 from peers import PLAIN, plain
@@ -149,3 +151,47 @@ def test_any_network_judges_each_arm_and_goes_on(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["any_network.py", *words, "--size", "full"])
     with pytest.raises(SystemExit, match="was made with other settings or curricula"):
         any_network.main()
+
+
+# ---- benchmarks/never_ruined.py ----
+
+
+def test_never_ruined_counts_each_outcome_and_goes_on(tmp_path, monkeypatch, capsys):
+    words = ["--curricula", "digits-10", "--networks", "2", "--starts", "1", "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["never_ruined.py", *words])
+    never_ruined.main()
+    written = (tmp_path / "never_ruined.json").read_bytes()
+    found = read_json(tmp_path / "never_ruined.json")["curricula"]["digits-10"]
+    assert [sum(found[way].values()) for way in ("auto", "learned")] == [2, 2]
+    assert found["ruined"] == []
+    never_ruined.main()
+    assert (tmp_path / "never_ruined.json").read_bytes() == written
+    monkeypatch.setattr(sys, "argv", ["never_ruined.py", *words, "--starts", "2"])
+    with pytest.raises(SystemExit, match="other settings"):
+        never_ruined.main()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "outcome"),
+    [
+        (lambda p: p.data.fill_(math.nan), "ruined"),
+        (lambda p: p.data.add_(0), "taught, loss not lower"),
+    ],
+)
+def test_never_ruined_notices_a_ruined_network(monkeypatch, spoil, outcome):
+    module = torch.nn.Linear(3, 2)
+    taught = SimpleNamespace(losses=(1.0, 1.0))
+    monkeypatch.setattr(never_ruined, "teach", lambda *given: (spoil(module.weight), taught)[1])
+    assert never_ruined.outcome(module, None, "auto") == outcome
+
+
+@pytest.mark.parametrize(("change", "outcome"), [(0.0, "refused"), (1e-6, "ruined")])
+def test_never_ruined_wants_a_refused_network_as_it_was(monkeypatch, change, outcome):
+    module = torch.nn.Linear(3, 2)
+
+    def refuse(*given):
+        module.bias.data += change
+        raise FloatingPointError
+
+    monkeypatch.setattr(never_ruined, "teach", refuse)
+    assert never_ruined.outcome(module, None, "auto") == outcome

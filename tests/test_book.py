@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from urllib.parse import unquote, urldefrag, urljoin, urlparse
 
@@ -55,6 +56,16 @@ def book(tmp_path_factory) -> Path:
         line for line in done.stderr.splitlines() if "myst.xref" in line or "image file not" in line
     ], done.stderr
     return out / "site"
+
+
+@pytest.fixture(scope="module")
+def reading() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("book_reading", ROOT / "book/reading.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def pages(site: Path) -> list[str]:
@@ -118,6 +129,49 @@ def test_every_lesson_and_guide_is_in_the_book(book: Path) -> None:
         assert f'href="../{page}"' in index
 
 
+def test_records_have_a_page_and_the_sidebar_none_of_them(book: Path) -> None:
+    records = [*ROOT.glob("benchmarks/records/*/README.md")]
+    listed = (book / "book/records.html").read_text()
+    sidebar = (book / "book/index.html").read_text()
+    assert 'href="records.html"' in sidebar
+    for record in records:
+        page = record.relative_to(ROOT).with_suffix(".html")
+        assert f'href="../{page}"' in listed
+        assert str(page) not in sidebar
+
+
+def test_files_that_are_named_are_linked(reading: ModuleType) -> None:
+    text = "`book/conf.py` and `inner/step.py`, [`docs/log.md`](x), `no/such.py`, `../../etc/passwd`\n"
+    text += "```\n`book/conf.py`\n```\n"
+    expected = "[`book/conf.py`](../book/conf.py) and [`inner/step.py`](../minigtn/inner/step.py), "
+    expected += "[`docs/log.md`](x), `no/such.py`, `../../etc/passwd`\n```\n`book/conf.py`\n```\n"
+    assert reading.link_files(text, ROOT / "docs", ROOT) == expected
+
+
+def test_what_a_build_made_is_no_file_of_the_repository(reading: ModuleType, tmp_path: Path) -> None:
+    for folder in ("build", "docs"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.html").touch()
+    text = "`build/a.html`, `docs/a.html`"
+    expected = "`build/a.html`, [`docs/a.html`](docs/a.html)"
+    assert reading.link_files(text, tmp_path, tmp_path) == expected
+
+
+def test_cells_of_wide_tables_know_their_column_and_diagrams_their_width(reading: ModuleType) -> None:
+    heads = "".join(f"<th>c{i}</th>" for i in range(4))
+    cells = "".join(f"<td>{i}</td>" for i in range(4))
+    wide = f'<table class="docutils"><thead><tr>{heads}</tr></thead><tbody><tr>{cells}</tr></tbody></table>'
+    assert reading.finished(wide).count("data-column=") == 4
+    assert '<td data-column="c2">2</td>' in reading.finished(wide)
+    narrow = wide.replace("<th>c3</th>", "").replace("<td>3</td>", "")
+    assert reading.finished(narrow) == narrow
+    drawn = reading.finished("<pre>a ──┐\n    │ b\n</pre><pre>x = 1\n</pre>")
+    assert drawn == '<pre class="diagram" style="--columns: 7">a ──┐\n    │ b\n</pre><pre>x = 1\n</pre>'
+    link = '<a class="reference download" download="" href="x/report.html">r</a>'
+    assert "download=" not in reading.finished(link)
+    assert "download=" in reading.finished(link.replace("report.html", "run.py"))
+
+
 def test_solutions_are_folded(book: Path) -> None:
     for notebook in ROOT.glob("lessons/[0-9]*.ipynb"):
         solutions = sum(
@@ -162,6 +216,12 @@ ELSEWHERE = (
     "&& !n.startsWith(location.origin))"
 )
 BAD_MATHS = "return document.querySelectorAll('mjx-merror').length"
+# code, output, tables and plots that are wider than the page, and would have to be pushed aside to be read
+CUT_OFF = (
+    "return [...document.querySelectorAll('article pre, article table.docutils, article .cell_output img')]"
+    ".filter(e => e.offsetParent && (e.scrollWidth > e.clientWidth + 2 "
+    "|| e.getBoundingClientRect().right > innerWidth + 1)).map(e => e.innerText || e.src)"
+)
 SEARCH_RESULTS = "return document.querySelectorAll('#search-results li').length"
 
 
@@ -184,6 +244,7 @@ def test_every_page_fits_a_phone_shows_its_plots_and_leaves_the_console_silent(
         assert browser.run(BAD_MATHS) == 0, f"{page} has a formula that cannot be read"
         width = browser.run("return document.documentElement.scrollWidth")
         assert width <= phone["width"], f"{page} is {width} pixels wide"
+        assert browser.run(CUT_OFF) == [], f"{page} holds what does not fit a phone"
     browser.ask("POST", "/goog/cdp/execute", {"cmd": "Emulation.clearDeviceMetricsOverride", "params": {}})
 
 

@@ -108,9 +108,9 @@ def test_cifar10_with_learners_from_a_search_space(tmp_path: Path, monkeypatch: 
     sampled = [
         "--meta.sample-learners",
         "cells",
-        "--meta.sample-channels",
+        "--fidelity.channels",
         "2",
-        "--meta.sample-cells",
+        "--fidelity.cells",
         "1",
         "--meta.sample-after",
         "1",

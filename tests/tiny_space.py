@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from minigtn.nas.scores import Candidate, Score
+from minigtn.nas.candidate import Candidate, Score
 from minigtn.networks.spaces import Space
 from minigtn.networks.spaces.base import GlobalAverage
 

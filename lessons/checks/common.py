@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from functools import wraps
 from typing import Any
 
@@ -11,8 +13,9 @@ import numpy as np
 from torch import Tensor
 
 Function = Callable[..., Any]
+MOST = 12  # numbers that a hint shows
 
-# tqdm, which a library imports, asks for ipywidgets in every notebook; the lessons need none.
+# tqdm, which a library imports, asks for ipywidgets in every notebook; the lessons work without.
 warnings.filterwarnings("ignore", message="IProgress not found")
 
 
@@ -40,6 +43,27 @@ def exercise(check: Callable[..., None]) -> Callable[..., None]:
             print("Correct.")
 
     return checked
+
+
+def use(check: Callable[..., None], yours: Function, authors: Function) -> Function:
+    """The reader's function where it passes its check, else the authors', ``authors_NAME``; says which."""
+    name = authors.__name__.removeprefix("authors_")
+    if yours is not authors:
+        said = io.StringIO()
+        try:
+            with redirect_stdout(said):
+                check(yours)
+        except Exception as error:
+            print(f"{name}: the authors', for yours stopped with {type(error).__name__}.")
+            return authors
+        if said.getvalue() == "Correct.\n":
+            print(f"{name}: yours.")
+            return yours
+        if said.getvalue().startswith("Not yet right"):
+            print(f"{name}: the authors', for yours is not yet right.")
+            return authors
+    print(f"{name}: the authors', until you have written yours.")
+    return authors
 
 
 def _asked(function: Function) -> Function:
@@ -86,7 +110,8 @@ def judge(
 ) -> None:
     """Raise a :class:`Hint` unless ``got`` is close to ``right``.
 
-    Its text is that of the usual mistake with this result, or the two numbers.
+    Its text is that of the usual mistake with this result, or the two numbers; of many, where they are
+    furthest apart.
     """
     try:
         got = np.asarray(got, np.float64)
@@ -103,14 +128,24 @@ def judge(
             raise Hint(hint)
     if close(got, -np.asarray(right), tolerance):
         raise Hint(f"{what} has the right size and the wrong sign")
-    raise Hint(f"{what} should be {_numbers(right)}, but is {_numbers(got)}")
+    right = np.asarray(right, np.float64)
+    if got.size <= MOST:
+        raise Hint(f"{what} should be {_numbers(right)}, but is {_numbers(got)}")
+    apart = np.abs(got - right)
+    apart[np.isnan(apart)] = np.inf
+    place = np.unravel_index(int(np.argmax(apart)), got.shape)
+    at = ", ".join(map(str, place))
+    raise Hint(
+        f"{what} has the right shape, {got.shape}, and wrong numbers: furthest off is [{at}], which "
+        f"should be {right[place]:.4g}, but is {got[place]:.4g}"
+    )
 
 
 def parts(answer: Any, names: list[str]) -> tuple[Any, ...]:
-    """The answer's parts, or a :class:`Hint` that tells how many there should be."""
-    if not isinstance(answer, tuple) or len(answer) != len(names):
+    """The answer's parts, from a tuple or a list, or a :class:`Hint` that tells how many there should be."""
+    if not isinstance(answer, tuple | list) or len(answer) != len(names):
         raise Hint(f"return {len(names)} things, in this order: {', '.join(names)}")
-    return answer
+    return tuple(answer)
 
 
 def tensor(what: str, answer: Any, shape: tuple[int, ...]) -> Tensor:

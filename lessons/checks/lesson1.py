@@ -1,14 +1,54 @@
-"""Lesson 1: finite differences, the Hessian product, and the chain rule back through one step."""
+"""Lesson 1: one step, finite differences, the Hessian product, and the chain rule back through the step."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import autograd.numpy as anp
 import numpy as np
 from autograd import grad, make_vjp
 
 from checks.common import Function, Hint, exercise, judge, parts
+from checks.predict import number, prediction
 from checks.problem import loss, problem
+
+
+@exercise
+def check_1_step(step: Function) -> None:
+    """``step(loss, w, v, batch, lr, m)``: the new w (P,) and the new v (P,), for autograd to follow."""
+    w, v, batches, _, direction = problem()
+    batch = batches[0]
+    lr = 0.3
+    m = 0.8
+    g = grad(loss)(w, batch)
+    new_v = m * v + g
+    kept_w = w.copy()
+    kept_v = v.copy()
+    got_w, got_v = parts(step(loss, w, v, batch, lr, m), ["the new w", "the new v"])
+    if not (np.array_equal(w, kept_w) and np.array_equal(v, kept_v)):
+        raise Hint("the caller's w or v has changed: write w = w - ..., not w -= ...")
+    usual = {
+        "the new v: the momentum m multiplies the old velocity, not the gradient": v + m * g,
+        "the new v: the gradient has the factor 1; only the old velocity is scaled": m * v + (1 - m) * g,
+        "the new v: the old velocity is missing: m * v + g": g,
+        "the new v: the learning rate belongs to the weights' line, not to the velocity's": m * v + lr * g,
+    }
+    judge("the new v", got_v, new_v, usual)
+    usual = {
+        "the weights move by the old velocity: compute the new v first": w - lr * v,
+        "the weights move by the gradient alone: they should move by the new velocity": w - lr * g,
+        "the weights go up the slope: subtract lr * v": w + lr * new_v,
+        "the learning rate is missing": w - new_v,
+    }
+    judge("the new w", got_w, w - lr * new_v, usual)
+    try:
+        d_lr = grad(lambda lr: anp.dot(direction, step(loss, w, v, batch, lr, m)[0]))(lr)
+    except Exception as error:
+        raise Hint(
+            "the step is right, but autograd cannot look through it: keep float() and plain "
+            f"numpy out of it ({type(error).__name__})"
+        ) from None
+    judge("d_lr through the step", d_lr, -direction @ new_v)
 
 
 @exercise
@@ -120,4 +160,45 @@ def check_1_step_back(step_back: Function) -> None:
             "d_batch: that is how the training loss depends on the batch; wanted is "
             "the mixed term (dg/dx)^T nu": grad(loss, 1)(w, batch)[0]
         },
+    )
+
+
+@prediction
+def predict_1_best_rate(guess: Any, answer: float) -> str:
+    """The best learning rate of the one step."""
+    return number(
+        guess,
+        answer,
+        near="The curve is flat around it, so a guess need not be exact.",
+        low="The slope at 1 is still steep: how far along the line of the left picture is the valley?",
+        high="How far does a step go for your rate? Look along the line of the left picture.",
+        factor=1.4,
+    )
+
+
+@prediction
+def predict_1_best_h(guess: Any, answer: float) -> str:
+    """log10 of the h with the smallest error."""
+    return number(
+        guess,
+        answer,
+        near="There h^2 and 1e-16 / h are about equal: h is near the third root of 1e-16.",
+        low="Such a small h loses the digits: the two losses agree in nearly all of theirs.",
+        high="With such a large h the curve bends between the two points. Where is h^2 = 1e-16 / h?",
+        factor=1.0,
+        apart=1.5,
+    )
+
+
+@prediction
+def predict_1_far(guess: Any, answer: float) -> str:
+    """What a change of the learning rate by 3 does to the meta-loss."""
+    return number(
+        guess,
+        answer,
+        near="The curve has turned round on the way, and no slope at lr = 1 could know.",
+        low="Three times the slope is -1.5, and would put the loss below zero. What does the curve do?",
+        high="Is a step of 4 already as bad as that? The curve turns round at the best rate.",
+        factor=1.0,
+        apart=0.1,
     )

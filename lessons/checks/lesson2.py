@@ -10,6 +10,7 @@ from autograd import grad
 
 import reference
 from checks.common import Function, Hint, exercise, judge, parts
+from checks.predict import number, prediction
 from checks.problem import loss, problem
 
 
@@ -58,8 +59,46 @@ def check_2_train(train: Function) -> None:
 
 
 @exercise
+def check_2_keep_states(keep_states: Function) -> None:
+    """``keep_states(loss, w0, batches, lr, m)``: the T + 1 pairs (w_t, v_t), from rest."""
+    w0, _, batches, lr, _ = problem()
+    T = len(batches)
+    m = 0.8
+    kept = w0.copy()
+    got = keep_states(loss, w0, batches, lr, m)
+    if not np.array_equal(w0, kept):
+        raise Hint("the caller's w0 has changed: write w = w - ..., not w -= ...")
+    if not isinstance(got, list) or any(not isinstance(pair, tuple | list) or len(pair) != 2 for pair in got):
+        raise Hint("return a list of pairs (w, v)")
+    if len(got) == T:
+        raise Hint(
+            "T steps have T + 1 states: the start is the first, and the state after the last step the last"
+        )
+    if len(got) != T + 1:
+        raise Hint(f"{T} steps have {T + 1} states, and here are {len(got)}")
+    right = [(w0, np.zeros(3))]
+    for t in range(T):
+        w, v = right[-1]
+        v = m * v + grad(loss)(w, batches[t])
+        right.append((w - lr[t] * v, v))
+    if all(np.array_equal(pair[0], got[-1][0]) for pair in got):
+        raise Hint("all states are one and the same array, changed later: make a new one in each step")
+    for t, ((got_w, got_v), (w, v)) in enumerate(zip(got, right, strict=True)):
+        at_rest = {"the weights and the velocity are exchanged: the pair is (w, v)": v}
+        if t > 0:
+            g = v - m * right[t - 1][1]
+            at_rest["the weights move by the old velocity: compute the new v first"] = (
+                right[t - 1][0] - lr[t - 1] * right[t - 1][1]
+            )
+            at_rest["every step used the first learning rate: step t has lr[t]"] = right[t - 1][0] - lr[0] * v
+            at_rest["the velocity is forgotten between the steps"] = right[t - 1][0] - lr[t - 1] * g
+        judge(f"w of states[{t}]", got_w, w, at_rest)
+        judge(f"v of states[{t}]", got_v, v)
+
+
+@exercise
 def check_2_walk_back(walk_back: Function) -> None:
-    """``walk_back(loss, states, batches, lr, m, lam)``: d_w0 (P,), d_lr (T,) and d_m (T,)."""
+    """``walk_back(loss, states, batches, lr, m, lam)``: d_w0 (P,), d_lr (T,), d_m (T,), T d_batches."""
     w0, _, batches, lr, lam = problem()
     T = len(batches)
     m = 0.8
@@ -77,11 +116,13 @@ def check_2_walk_back(walk_back: Function) -> None:
         b = np.zeros(3)
         d_lr = np.zeros(T)
         d_m = np.zeros(T)
+        d_x = np.zeros((T, *batches[0][0].shape))
         for t in order:
             w, v = states[t + shift]
-            a, new_b, d_lr[t], d_m[t], _ = step_back(loss, a, b, w, v, batches[t], lr[t], m)
+            a, new_b, d_lr[t], d_m[t], d_batch = step_back(loss, a, b, w, v, batches[t], lr[t], m)
+            d_x[t] = d_batch[0]
             b = new_b if carry else b
-        return a, d_lr, d_m
+        return a, d_lr, d_m, d_x
 
     back = range(T - 1, -1, -1)
     wrong = {
@@ -91,7 +132,8 @@ def check_2_walk_back(walk_back: Function) -> None:
             back, carry=False
         ),
     }
-    d_w0, d_lr, d_m = parts(walk_back(loss, states, batches, lr, m, lam), ["d_w0", "d_lr", "d_m"])
+    names = ["d_w0", "d_lr", "d_m", "d_batches"]
+    d_w0, d_lr, d_m, d_batches = parts(walk_back(loss, states, batches, lr, m, lam), names)
     backwards = {
         "the entries are in the order of the walk: entry t belongs to step t, so write "
         "d[t] = ..., or reverse the list": None
@@ -103,6 +145,11 @@ def check_2_walk_back(walk_back: Function) -> None:
     ):
         turned = dict.fromkeys(backwards, mine[::-1]) if at else {}
         judge(what, got, mine, {hint: answer[at] for hint, answer in wrong.items()} | turned)
+    if any(d_batch is None for d_batch in d_batches):
+        raise Hint("d_batches has an entry for each step, the last thing that step_back returns; one is None")
+    d_x = np.array([batch[0] for batch in right.batches])
+    got_x = [d_batch[0] for d_batch in d_batches]
+    judge("the d_x of all steps", got_x, d_x, dict.fromkeys(backwards, d_x[::-1]))
 
 
 @exercise
@@ -129,3 +176,44 @@ def check_2_largest_curvature(largest_curvature: Function) -> None:
         "that is 1: after dividing by the length, measure <u, H u>, not the length of u": 1.0,
     }
     judge("the largest curvature", got, 40.0, usual)
+
+
+@prediction
+def predict_2_memory(guess: Any, answer: float) -> str:
+    """What unrolling keeps for one further step, as a multiple of a state."""
+    return number(
+        guess,
+        answer,
+        near="The ratio depends on the batch: all that is computed for its images is kept.",
+        low="A state is 2 P numbers. Unrolling keeps the result of every operation, for every image.",
+        high="More than the state, but our layers are small: 25 images of 10 hidden units.",
+        factor=2.0,
+    )
+
+
+@prediction
+def predict_2_apart(guess: Any, answer: float) -> str:
+    """log10 of the distance of two runs that start 1e-10 apart, in the chaos."""
+    return number(
+        guess,
+        answer,
+        near="After that they cannot go further: they are as far apart as any two runs.",
+        low="A factor of 2 per step, fifty times, is 10^15. From 10^-10, where would that lead?",
+        high="The distance stops growing once it is as large as the weights themselves.",
+        factor=1.0,
+        apart=1.0,
+    )
+
+
+@prediction
+def predict_2_sign(guess: Any, answer: float) -> str:
+    """How many of 16 meta-gradients ask for a smaller rate in the chaos."""
+    return number(
+        guess,
+        answer,
+        near="About a tossed coin: the slope belongs to a cliff, not to the hill.",
+        low="Does the slope point away from the way out so often? Look at the closer picture above.",
+        high="The way out is plain to us, but the slope sees only its own cliff: look at the closer picture.",
+        factor=1.0,
+        apart=2.0,
+    )

@@ -1,27 +1,69 @@
-"""Lesson 4: learning rates as exponentials, the meta-loss, and one learning rate for each layer."""
+"""Lesson 4: the gradient by the learning rates, the meta-loss, the outer loop, one rate for each layer."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 
 import minigtn
-from checks.common import Function, Hint, close, exercise, judge
+from checks.common import Function, Hint, close, exercise, judge, tensor
+from checks.predict import choice, prediction
 
 
 @exercise
-def check_4_through_the_logarithm(through_the_logarithm: Function) -> None:
-    """``through_the_logarithm(lr, d_lr)``: the gradient by log lr (T,)."""
-    lr = np.array([0.1, 0.5, 2.0])
-    d_lr = np.array([-3.0, 0.4, 0.25])
+def check_4_log_lr_gradient(log_lr_gradient: Function) -> None:
+    """``log_lr_gradient(loss, w0, batches, log_lr, momentum, real)``: d meta-loss / d log_lr (T,)."""
+    loss, w0, batches, real = _flat_problem()
+    T = len(batches)
+    log_lr = torch.linspace(-2.0, -1.0, T, dtype=torch.float64)
+    lr = log_lr.exp()
+    momentum = 0.7
+
+    def gradient(w: Any, batch: Any) -> Any:
+        w = w.detach().requires_grad_()
+        return w, torch.autograd.grad(loss(w, batch), w, create_graph=True)[0]
+
+    def variant(
+        rates: Any = lr,
+        of: int = 1,
+        hessian: Any = 0,
+        late: bool = False,
+        judged_on: Any = real,
+        carry: bool = True,
+    ) -> Any:
+        states = [(w0, torch.zeros_like(w0))]
+        for t in range(T):
+            w, v = states[-1]
+            v = momentum * v + gradient(w, batches[t])[1].detach()
+            states.append((w - rates[t] * v, v))
+        lam = gradient(states[-1][0], judged_on)[1].detach()
+        nu = torch.zeros_like(w0)
+        d_lr = torch.zeros_like(lr)
+        for t in reversed(range(T)):
+            d_lr[t] = -lam @ states[t + of][1]
+            before = nu
+            nu = nu - rates[t] * lam
+            if hessian is not None:
+                w, g = gradient(states[t + hessian][0], batches[t])
+                lam = lam + torch.autograd.grad(g @ (before if late else nu), w)[0]
+            nu = momentum * nu * carry
+        return d_lr
+
+    right = variant()
     usual = {
-        "lr = exp(log lr), and d lr / d log lr is lr itself: multiply, do not divide": d_lr / lr,
-        "that is the gradient by lr: one factor is missing": d_lr,
-        "the derivative of exp is exp: the factor is lr, not log lr": d_lr * np.log(lr),
+        "that is the gradient by lr: the factor d lr / d log lr, which is lr, is missing": right,
+        "lr = exp(log lr), and d lr / d log lr is lr itself: multiply, do not divide": right / lr,
+        "the derivative of exp is exp: the factor is lr, not log lr": right * log_lr,
+        "the Hessian is missing: lam gets H nu on top; g depends on the weights": lr * variant(hessian=None),
+        "H nu belongs to the weights before the step, states[t]": lr * variant(hessian=1),
+        "H meets the nu of before its update: nu = nu - lr[t] * lam comes first": lr * variant(late=True),
+        "the weights moved by the new velocity, that of states[t + 1]": lr * variant(of=0),
+        "nu is not carried on to the step before, with the factor momentum": lr * variant(carry=False),
+        "lam starts with the gradient on real, not on the last batch": lr * variant(judged_on=batches[-1]),
     }
-    judge("the gradient by log lr", through_the_logarithm(lr, d_lr), lr * d_lr, usual)
+    got = tensor("the gradient", log_lr_gradient(loss, w0, batches, log_lr, momentum, real), (T,))
+    judge("the gradient by log lr", got.detach(), lr * right, usual)
 
 
 @exercise
@@ -53,6 +95,64 @@ def check_4_meta_loss(meta_loss: Function) -> None:
             "the number is right, but it is cut off from log_lr: no .detach(), no "
             "torch.no_grad(), no torch.tensor(log_lr)"
         )
+
+
+@exercise
+def check_4_learn(learn: Function) -> None:
+    """``learn(log_lr, meta_loss_of, outer_steps)``: improves log_lr in place, returns the meta-losses."""
+    asked: list[int] = []
+
+    def start() -> list[torch.Tensor]:
+        return [torch.tensor(x, requires_grad=True) for x in ([-2.0, -1.0], [0.5])]
+
+    def meta_loss_of(log_lr: list[torch.Tensor], seed: int) -> torch.Tensor:
+        return sum((u.exp() - 1).square().sum() for u in log_lr) * (1 + seed)
+
+    def variant(
+        zero: bool = True, step: bool = True, optimizer: Any = torch.optim.Adam
+    ) -> list[torch.Tensor]:
+        log_lr = start()
+        moved = optimizer(log_lr, lr=0.04)
+        for seed in range(6):
+            if zero:
+                moved.zero_grad()
+            meta_loss_of(log_lr, seed).backward()
+            if step:
+                moved.step()
+        return log_lr
+
+    log_lr = start()
+
+    def asking(seed: int) -> torch.Tensor:
+        asked.append(seed)
+        return meta_loss_of(log_lr, seed)
+
+    history = learn(log_lr, asking, 6)
+    if asked != list(range(6)):
+        raise Hint(
+            f"outer step i should ask for meta_loss_of(i), once, for i = 0 to 5; here it asked for {asked}"
+        )
+    right = variant()
+    wrong = {
+        "zero_grad is missing: the gradients of all outer steps so far are added": variant(zero=False),
+        "nothing has moved: after backward comes optimizer.step()": variant(step=False),
+        "that is plain gradient descent: take torch.optim.Adam": variant(optimizer=torch.optim.SGD),
+    }
+    for i, u in enumerate(log_lr):
+        usual = {hint: answer[i].detach() for hint, answer in wrong.items()}
+        judge(f"log_lr[{i}] after six outer steps", u.detach(), right[i].detach(), usual)
+    if not isinstance(history, list) or not all(isinstance(value, float) for value in history):
+        raise Hint("log_lr is right; return the list of the meta-losses as numbers, value.item()")
+    again = start()
+    optimizer = torch.optim.Adam(again, lr=0.04)
+    losses = []
+    for seed in range(6):
+        optimizer.zero_grad()
+        value = meta_loss_of(again, seed)
+        value.backward()
+        optimizer.step()
+        losses.append(value.item())
+    judge("the list of meta-losses", history, losses)
 
 
 @exercise
@@ -114,8 +214,19 @@ def check_4_train_per_layer(train_per_layer: Function) -> None:
         )
 
 
-def _torch_problem() -> tuple[Any, ...]:
+def _flat_problem() -> tuple[Any, ...]:
+    rng = torch.Generator().manual_seed(6)
+    w0, *data = [torch.randn(size, generator=rng, dtype=torch.float64) for size in (3, (5, 6, 3), (5, 6))]
 
+    def loss(w: Any, batch: Any) -> Any:
+        x, y = batch
+        return (torch.tanh(x @ w) - y).square().mean() + 0.1 * w.pow(4).sum()
+
+    batches = list(zip(*data, strict=True))
+    return loss, w0, batches[:4], batches[4]
+
+
+def _torch_problem() -> tuple[Any, ...]:
     rng = torch.Generator().manual_seed(5)
     params = {
         "hidden": torch.randn(3, 4, generator=rng, dtype=torch.float64),
@@ -131,3 +242,33 @@ def _torch_problem() -> tuple[Any, ...]:
         return (torch.tanh(x @ params["hidden"]) @ params["head"] - y).square().mean()
 
     return loss, params, (x[:4], y[:4]), (x[4], y[4])
+
+
+@prediction
+def predict_4_wish(guess: Any, answer: str) -> str:
+    """Which learning rates of a constant schedule the gradient wants larger."""
+    return choice(
+        guess,
+        answer,
+        {
+            "a": "Most of them. But no step comes after the last ones to repair what they overshoot.",
+            "b": "Far away, go faster; at the end, settle. Nobody told the gradient of learning-rate decay.",
+            "c": "It is the other way round: while there is far to go, larger steps help.",
+            "d": "There would be no order if 0.1 were already good for every step. It is too small for most.",
+        },
+    )
+
+
+@prediction
+def predict_4_best(guess: Any, answer: str) -> str:
+    """Which schedule has the lowest loss on test data."""
+    return choice(
+        guess,
+        answer,
+        {
+            "a": "A constant large enough for the beginning is too large for the end: see its spread.",
+            "b": "It comes close, within about a standard deviation: decay is most of what there is to gain.",
+            "c": "But look at the spreads: the best line is about one standard deviation away.",
+            "d": "More numbers are not more gain: compare the two last rows, and their spreads.",
+        },
+    )

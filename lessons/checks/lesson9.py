@@ -1,4 +1,4 @@
-"""Lesson 9: accuracy after a curriculum, rank correlation, its interval, and the regret."""
+"""Lesson 9: accuracy after a curriculum, rank correlation, its interval, and a rank predictor."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import minigtn
 from checks.common import Function, Hint, exercise, judge
+from checks.predict import choice, number, prediction
 
 
 class _Pupil(nn.Module):
@@ -214,25 +215,75 @@ def check_9_bootstrap(bootstrap: Function) -> None:
 
 
 @exercise
-def check_9_regret(regret: Function) -> None:
-    """``regret(score, truth)``: what choosing by score costs."""
-    truth = np.array([91.0, 88.0, 93.5, 85.0, 92.0])
-    score = np.array([0.71, 0.83, 0.62, 0.55, 0.40])
+def check_9_predict_each(predict_each: Function) -> None:
+    """``predict_each(features, truth)``: each network's truth by a line fitted to the others."""
+    rng = np.random.default_rng(5)
+    n = 9
+    features = rng.normal(size=(n, 2)) + 3
+    truth = 80 + features @ [2.0, -1.0] + rng.normal(size=n)
+    kept = features.copy(), truth.copy()
+    ones = np.ones(n)
+
+    def predictions(A: Any, of: Any = None, leave: Any = None) -> Any:
+        """Fitted to all networks but ``leave(i)``, read at network i."""
+        answer = np.empty(n)
+        for i in range(n):
+            others = np.ones(n, bool) if leave is None else np.arange(n) != leave(i)
+            A_i = A if of is None else of(A, others)
+            coefficients = np.linalg.lstsq(A_i[others], truth[others], rcond=None)[0]
+            answer[i] = A_i[i] @ coefficients
+        return answer
+
+    A = np.column_stack([ones, features])
+    means = np.array([np.delete(truth, i).mean() for i in range(n)])
+    right = predictions(A, leave=lambda i: i)
     usual = {
-        "that is the truth of the network chosen; the regret is what is missing to the best one": truth[1],
-        "the regret compares two truths; a score is in other units": truth.max() - score.max(),
-        "that is the score's regret: choose by score, and read the truth": score.max() - score[2],
-        "that is how far the *worst*-scored network is behind; choose the best-scored": truth.max()
-        - truth[score.argmin()],
-        "that is the spread between the best and the worst truth": np.ptp(truth),
-        "the best network has no regret; the regret is positive where a worse one is chosen": truth[1]
-        - truth.max(),
+        "each network was among those that it was predicted from: leave it out of the fit": predictions(A),
+        "the constant is missing: a column of ones before the features": predictions(
+            features, leave=lambda i: i
+        ),
+        "the wrong network was left out: it is number i that is predicted": predictions(
+            A, leave=lambda i: (i + 1) % n
+        ),
+        "only the first feature was used": predictions(A[:, :2], leave=lambda i: i),
+        "that is the mean of the others: the features should have a say": means,
+        "these are the errors: return the predictions": right - truth,
+        "these are the errors, truth minus prediction: return the predictions": truth - right,
     }
-    judge("regret(score, truth)", regret(score, truth), 5.5, usual)
-    tied = np.array([0.71, 0.62, 0.55, 0.83, 0.83])
-    hint = (
-        "two networks share the best score, and their order in the list must not decide: "
-        "take the mean of their truths"
+    got = predict_each(features, truth)
+    if not (np.array_equal(features, kept[0]) and np.array_equal(truth, kept[1])):
+        raise Hint("features or truth have changed: work on a copy")
+    judge("predict_each(features, truth)", got, right, usual)
+
+
+@prediction
+def predict_9_as_it_is(guess: Any, answer: float) -> str:
+    """Accuracy in percent of the deep networks after the curriculum as it is."""
+    return number(
+        guess,
+        answer,
+        near="Little more than guessing, 10 %: the learned steps are much too long for these networks.",
+        low="Ten classes: guessing alone gives 10 %.",
+        high="It was made for one small learner: the learned steps are much too long for deep ones.",
+        factor=1.3,
+        apart=6,
+        percent=True,
     )
-    usual = {hint: truth.max() - truth[3], hint + ", not the better one": truth.max() - truth[4]}
-    judge("with two best scores, regret(score, truth)", regret(tied, truth), 5.0, usual)
+
+
+@prediction
+def predict_9_best_score(guess: Any, answer: str) -> str:
+    """Which score ranks the networks best."""
+    return choice(
+        guess,
+        answer,
+        {
+            "p": "Weights are many where the images are small, and there they do little.",
+            "f": "A plain count, without any training, that few of the others beat.",
+            "s": "It needs one blank image, and is not far behind.",
+            "n": "Untrained ReLUs tell something, and much of it is size.",
+            "c": "It teaches digits; the truth is CIFAR-10, after hours of training.",
+            "r": "After ten steps the order is not yet that of the trained networks.",
+            "t": "What learns fast in ten steps need not be what is best in the end.",
+        },
+    )

@@ -23,10 +23,12 @@ import math
 import os
 import zlib
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -34,7 +36,7 @@ from minigtn.data import downloads
 from minigtn.data.downloads import DataError
 from minigtn.runs.devices import sent
 
-__all__ = ["DATASETS", "DataError", "Dataset", "Split", "load", "read_cifar_batch", "read_idx"]
+__all__ = ["DATASETS", "DataError", "Dataset", "Split", "averaged", "load", "read_cifar_batch", "read_idx"]
 
 DATASETS = ("digits", "mnist", "fashion-mnist", "cifar10")
 
@@ -155,6 +157,11 @@ class Dataset:
         """K, the number of classes."""
         return len(self.class_names)
 
+    @cached_property
+    def moments(self) -> Tensor:
+        """(2, C, H, W): mean and standard deviation of each pixel over the images of `train`."""
+        return torch.stack([self.train.x.mean(0), self.train.x.std(0)])
+
     def to(self, device: torch.device | str) -> Dataset:
         """The same data set with all three splits on another device; no copy if they are there already."""
         return replace(
@@ -209,6 +216,29 @@ def load(name: str, data_dir: str | Path | None = None) -> Dataset:
         mean=tuple((mean / _BRIGHTEST[name]).tolist()),
         std=tuple((std / _BRIGHTEST[name]).tolist()),
     )
+
+
+def averaged(data: Dataset, size: int) -> Dataset:
+    """The data set with images of ``size`` x ``size`` pixels, each the mean of a square of pixels; 0, or the
+    size that they have: the data set itself.
+
+    They stay in the units of the full images: ``mean`` and ``std`` are those, and the means of squares spread
+    a little less. Memory: the smaller images. ValueError where the squares do not fit.
+    """
+    height, width = data.image_shape[1:]
+    if size in (0, height) and size in (0, width):
+        return data
+    if height != width or size < 1 or height % size:
+        fit = ", ".join(str(n) for n in range(1, height) if height % n == 0)
+        raise ValueError(
+            f"images of {height} x {width} pixels cannot be averaged down to {size} x {size}; image sizes "
+            f"that fit are {fit if height == width else '0'}, and 0 leaves them as they are"
+        )
+
+    def smaller(split: Split) -> Split:
+        return Split(F.avg_pool2d(split.x, height // size), split.y)
+
+    return replace(data, train=smaller(data.train), valid=smaller(data.valid), test=smaller(data.test))
 
 
 def read_idx(path: str | Path, ndim: int) -> _Bytes:

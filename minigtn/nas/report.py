@@ -8,26 +8,35 @@ Matplotlib is imported when something is drawn, not with the package.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from minigtn.nas.rank_figures import PARTS, curves, number, scatter, seconds, shown
 from minigtn.nas.tables import read_scores
+from minigtn.nas.trainings import column_of
 from minigtn.pages import page
-from minigtn.pages.figures import as_svg, canvas
 from minigtn.runs.files import read_json, write_atomically
 
-RASTER = 1000  # points from which a scatter plot is pixels inside the SVG
 # that are tuned
 SETTINGS = {
     "lr": "learning rate",
     "momentum": "momentum",
     "lr_scale": "the curriculum's learning rates times",
 }
-PARTS = {"all": "all networks", "better_half": "the better half"}
+MEASURES = {
+    "spearman": ("Spearman", "{:.3f}"),
+    "kendall": ("Kendall", "{:.3f}"),
+    "precision": ("precision@10 %", "{:.0%}"),
+    "regret": ("regret, points", "{:.2f}"),
+}
+PAIRED = ("kendall", "precision", "regret")  # beside Spearman
+READ_FOR = {
+    "loss": "minus their validation loss",
+    "accuracy": "their validation accuracy",
+    "tse": "minus the sum of their training losses",
+}
 OWN_CSS = """
 .ranks td, .ranks th { padding: 5px 10px; text-align: right; white-space: nowrap }
 .ranks td, .ranks th { font-variant-numeric: tabular-nums }
@@ -47,7 +56,7 @@ def write(folder: Path) -> Path:
     result = read_json(folder / "rank.json")
     saved = read_json(folder / "config.json")
     tuning = read_json(folder / "tuning.json") if (folder / "tuning.json").exists() else {}
-    rows = read_scores(folder, result["archs"])
+    rows = read_scores(folder, result["archs"], result["config"]["repeats"])
     target = folder / "report.html"
     write_atomically(target, _page(folder.resolve().name, result, saved, tuning, rows))
     return target
@@ -60,65 +69,81 @@ def _page(
     tuning: dict[str, Any],
     rows: list[dict[str, Any]],
 ) -> str:
-    body = _header(result, saved) + "".join(_ranks(result, part) for part in PARTS)
-    scatters = "".join(_scatter(column, result, rows) for column in _by_spearman(result))
-    body += f'<div class="grid">{_cost(result)}{scatters}</div>'
+    names = shown(result)
+    trained = any(map(column_of, names))
+    places = ("steps", "seconds") if trained else ("seconds",)
+    figures = (curves(result, part, against) for part in PARTS for against in places)
+    body = f'{_header(result, saved)}<div class="grid">{"".join(figures)}</div>'
+    body += "".join(_ranks(result, part, names) for part in PARTS) + _differences(result, names)
+    last = {c.arm: c.steps for c in sorted(filter(None, map(column_of, names)))}
+    ends = [name for name in names if (c := column_of(name)) is None or last[c.arm] == c.steps]
+    body += f'<div class="grid">{"".join(scatter(name, result, rows) for name in ends)}</div>'
     return page.document(
         f"{result['config']['space']}, {name}", body + _settings(result, saved, tuning), OWN_CSS
     )
 
 
 def _header(result: dict[str, Any], saved: dict[str, Any]) -> str:
+    repeats = result["config"]["repeats"]
     intro = (
         f"{result['networks']:,} networks drawn from the published table, whose column "
-        f"{result['truth']} is the truth; estimates made "
+        f"{result['truth']} is the truth; estimates made with {saved['dataset']} on {saved['device']}, "
+        f"n = {repeats} initial weights of each network. The better half: the {result['better_half']:,} "
+        f"networks with the highest truth. Trainings are read for {READ_FOR[result['score']]}; rank.json has "
+        "the others."
     )
-    intro += (
-        f"with {saved['dataset']} on {saved['device']}. The better half: the {result['better_half']:,} "
-        "networks with the highest truth."
-    )
-    lost = {name: column["not_finite"] for name, column in result["columns"].items() if column["not_finite"]}
-    note = (
-        "Scores that were not finite rank last: "
-        + ", ".join(f"{n} of {name}" for name, n in lost.items())
-        + "."
-        if lost
-        else ""
-    )
+    counted = {name: result["columns"][name]["not_finite"] for name in shown(result)}
+    lost = ", ".join(f"{n} of {name}" for name, n in counted.items() if n)
+    note = f"Scores that were not finite rank last: {lost}." if lost else ""
     title = f"Ranking {escape(result['config']['space'])}"
     return f"<header><h1>{title}</h1><p>{escape(intro)}</p>{page.note(note)}</header>"
 
 
-def _by_spearman(result: dict[str, Any]) -> list[str]:
-    """Columns, the best first; those without a correlation last."""
-    return sorted(
-        result["columns"], key=lambda name: -_or(result["columns"][name]["all"]["spearman"]["value"], -2.0)
-    )
-
-
-def _ranks(result: dict[str, Any], part: str) -> str:
-    heads = ("estimator", "s per network", "Spearman", "Kendall", "precision@10 %", "regret, points")
-    table = "<tr>" + "".join(f'<th scope="col">{head}</th>' for head in heads) + "</tr>"
-    for name in _by_spearman(result):
+def _ranks(result: dict[str, Any], part: str, names: list[str]) -> str:
+    rows = []
+    for name in names:
         column = result["columns"][name]
-        table += f'<tr><th scope="row">{escape(name)}</th><td>{_seconds(column["seconds"]["mean"])}</td>'
-        for measure, form in (
-            ("spearman", "{:.3f}"),
-            ("kendall", "{:.3f}"),
-            ("precision", "{:.0%}"),
-            ("regret", "{:.2f}"),
-        ):
-            table += _cell(column[part][measure], form)
-        table += "</tr>"
+        cells = [_cell(column[part][measure], form) for measure, (_, form) in MEASURES.items()]
+        rows.append([name, f"<td>{seconds(column['seconds']['mean'])}</td>", *cells])
     caption = (
-        f"95 % intervals: bootstrap over networks, {result['bootstrap']:,} resamples. Regret: the "
-        "best network's truth minus that of the "
+        f"95 % intervals: bootstrap over networks, {result['bootstrap']:,} resamples. Regret: the best "
+        "network's truth minus that of the network with the best estimate."
     )
-    caption += "network with the best estimate."
     caption += f" vote: mean rank of {', '.join(result['vote'])}." if "vote" in result["columns"] else ""
     n = result["networks"] if part == "all" else result["better_half"]
-    body = f'<div class="scroll" tabindex="0"><table class="ranks">{table}</table></div>'
-    return page.card(f"On {PARTS[part]}, n = {n:,}", body, caption)
+    heads = ("estimator", "s per network", *(head for head, _ in MEASURES.values()))
+    return page.card(f"On {PARTS[part]}, n = {n:,}", _table(heads, rows), caption)
+
+
+def _differences(result: dict[str, Any], names: list[str]) -> str:
+    """Each column against its rivals, on all networks."""
+    rows = []
+    for name in names:
+        for rival, found in result["columns"][name]["against"].items():
+            cells = [_cell(found[part]["spearman"], "{:+.3f}") for part in PARTS] + [
+                _cell(found["all"][measure], MEASURES[measure][1].replace(":", ":+")) for measure in PAIRED
+            ]
+            rows.append([f"{name} \N{MINUS SIGN} {rival}", *cells])
+    if not rows:
+        return ""
+    heads = (
+        "difference",
+        *(f"Spearman, {part}" for part in PARTS.values()),
+        *(MEASURES[m][0] for m in PAIRED),
+    )
+    caption = (
+        "95 % intervals of differences on the same resamples of networks: one that excludes zero is better, "
+        "or worse (a regret: the other way round), than its rival by more than the draw of networks explains."
+    )
+    return page.card("Paired differences", _table(heads, rows), caption)
+
+
+def _table(heads: Sequence[str], rows: list[list[str]]) -> str:
+    """Rows of a name, as plain text, and cells."""
+    table = "<tr>" + "".join(f'<th scope="col">{escape(head)}</th>' for head in heads) + "</tr>"
+    for name, *cells in rows:
+        table += f'<tr><th scope="row">{escape(name)}</th>{"".join(cells)}</tr>'
+    return f'<div class="scroll" tabindex="0"><table class="ranks">{table}</table></div>'
 
 
 def _cell(measure: dict[str, float | None], form: str) -> str:
@@ -126,78 +151,11 @@ def _cell(measure: dict[str, float | None], form: str) -> str:
     if value is None:
         return "<td>not defined<small>all alike</small></td>"
     spread = (
-        f"<small>{_number(low, form)} to {_number(high, form)}</small>"
+        f"<small>{number(low, form)} to {number(high, form)}</small>"
         if low is not None and high is not None
         else ""
     )
-    return f"<td>{_number(value, form)}{spread}</td>"
-
-
-def _cost(result: dict[str, Any]) -> str:
-    drawn = [
-        name
-        for name in _by_spearman(result)
-        if result["columns"][name]["all"]["spearman"]["value"] is not None
-    ]
-
-    def draw(axes: Any, palette: dict[str, str]) -> None:
-        for name in drawn:
-            column = result["columns"][name]
-            x = max(column["seconds"]["mean"], 1e-6)
-            y = column["all"]["spearman"]
-            taught = name.startswith("gtn")
-            colour = palette["taught" if taught else "real" if name.startswith(("real", "tse")) else "soft"]
-            # real data of as many steps is near
-            at = {"xytext": (-6, -12), "ha": "right"} if taught else {"xytext": (6, 4)}
-            low, high = (_or(y[side], y["value"]) for side in ("low", "high"))
-            axes.plot([x, x], [low, high], color=colour, linewidth=1.5)
-            axes.plot(x, y["value"], "o", color=colour, zorder=4 if taught else 3)
-            axes.annotate(
-                name, (x, y["value"]), textcoords="offset points", color=palette["ink"], fontsize=9, **at
-            )
-        axes.set_xscale("log")
-        axes.margins(x=0.18)
-        axes.set_xlabel("seconds per network")
-        axes.set_ylabel("Spearman, all networks")
-
-    caption = (
-        "What an estimate costs against how well it ranks; bars are 95 % intervals. Up and to the "
-        "left is better. The seconds hold "
-    )
-    caption += "neither tuning nor the meta-training of a teacher."
-    return _figure("Cost and correlation", draw, "Spearman against seconds per network", caption)
-
-
-def _scatter(column: str, result: dict[str, Any], rows: list[dict[str, Any]]) -> str:
-    if column == "vote":
-        return ""
-    pairs = [(row["scores"][column], row["truth"]) for row in rows if row["scores"].get(column) is not None]
-    if not pairs:
-        return ""
-    x, y = np.array(pairs).T
-    better = y >= sorted(row["truth"] for row in rows)[-result["better_half"]]
-
-    def draw(axes: Any, palette: dict[str, str]) -> None:
-        for mask, colour in ((~better, "soft"), (better, "taught")):
-            axes.scatter(
-                x[mask],
-                y[mask],
-                s=12,
-                alpha=0.6,
-                linewidths=0,
-                color=palette[colour],
-                rasterized=len(x) > RASTER,
-            )
-        axes.set_xlabel(f"score, {column}")
-        axes.set_ylabel(result["truth"])
-        axes.locator_params(axis="x", nbins=5)
-
-    all_, half = (result["columns"][column][part]["spearman"]["value"] for part in PARTS)
-    caption = (
-        f"Spearman {_number(all_, '{:.3f}')} on all networks, {_number(half, '{:.3f}')} on the better "
-        "half (coloured)."
-    )
-    return _figure(column, draw, f"{result['truth']} against the score of {column}", caption)
+    return f"<td>{number(value, form)}{spread}</td>"
 
 
 def _settings(result: dict[str, Any], saved: dict[str, Any], tuning: dict[str, Any]) -> str:
@@ -206,53 +164,28 @@ def _settings(result: dict[str, Any], saved: dict[str, Any], tuning: dict[str, A
         "versions", {}
     )
     made |= {
-        f"{name}, all networks": f"{column['seconds']['total']:,.1f} s"
-        for name, column in result["columns"].items()
+        f"{name}, all networks": f"{result['columns'][name]['seconds']['total']:,.1f} s"
+        for name in shown(result)
         if name != "vote"
     }
     tables = page.table({name.replace("_", "-"): value for name, value in config.items()}) + page.table(made)
-    notes = ""
-    for name, tuned in tuning.items():
-        chosen = " and ".join(f"{SETTINGS[key]} {tuned[key]:g}" for key in SETTINGS if key in tuned)
-        text = (
-            f"{name}: {chosen} {'were' if 'and' in chosen else 'was'} the best of {len(tuned['tried'])} "
-            "settings on "
-        )
-        text += (
-            f"validation data, with {len(tuned['networks'])} networks each; tuning took "
-            f"{tuned['seconds']:,.1f} s."
-        )
-        text += (
-            " It is at the edge of the grid: a wider one may do better." if tuned["at_edge_of_grid"] else ""
-        )
-        notes += page.note(text)
-    body = f'{notes}<div class="columns">{tables}</div>'
-    return page.card(
-        "Settings", body, "Settings, what the figures were made with, and what each column cost."
+    tables += page.table({f"{name} was tuned": _tuned(about) for name, about in tuning.items()})
+    at_edge = [name for name, about in tuning.items() if about["at_edge_of_grid"]]
+    note = (
+        f"At the edge of its grid, so that a wider one may do better: {', '.join(at_edge)}."
+        if at_edge
+        else ""
     )
+    caption = (
+        "Settings, what the figures were made with, what each column cost, and what was chosen on validation "
+        f"data by other networks: {sum(about['seconds'] for about in tuning.values()):,.1f} s of tuning."
+    )
+    return page.card("Settings", f'<div class="columns">{tables}</div>', caption, note)
 
 
-# ---- figures and numbers ----
-
-
-def _figure(title: str, draw: Callable[[Any, dict[str, str]], None], alt: str, caption: str) -> str:
-    """A card with one picture, drawn by ``draw(axes, palette)``."""
-
-    def drawn(palette: dict[str, str]) -> bytes:
-        with canvas(palette) as sheet:
-            draw(sheet.subplots(), palette)
-            return as_svg(sheet)
-
-    return page.figure(title, drawn, alt, caption)
-
-
-def _number(value: float | None, form: str) -> str:
-    return "not defined" if value is None else form.format(value).replace("-", "\N{MINUS SIGN}")
-
-
-def _seconds(value: float) -> str:
-    return f"{value:,.1f}" if value >= 10 else f"{value:.2g}" if value >= 0.001 else "under 0.001"
-
-
-def _or(value: float | None, default: float) -> float:
-    return default if value is None else value
+def _tuned(about: dict[str, Any]) -> str:
+    chosen = " and ".join(f"{SETTINGS[key]} {about[key]:g}" for key in SETTINGS if key in about)
+    return (
+        f"{chosen}, the best of {len(about['tried'])} settings with {len(about['networks'])} networks each; "
+        f"{about['seconds']:,.1f} s"
+    )

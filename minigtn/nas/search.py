@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing.connection import wait
 from typing import Any, Literal
@@ -27,9 +27,9 @@ import numpy as np
 import torch
 
 from minigtn.data.datasets import Dataset
-from minigtn.nas.scores import UNTUNED, Candidate, Estimator, EstimatorConfig, make
+from minigtn.nas.candidate import Candidate, Estimator
+from minigtn.nas.scores import UNTUNED, EstimatorConfig, at_fidelity, make
 from minigtn.nas.study import Claim, History, SearchStopped, Study, failures, in_state, parameters
-from minigtn.networks import spaces
 from minigtn.networks.spaces import Space
 from minigtn.runs.devices import choose
 from minigtn.runs.progress import progress_bar
@@ -44,10 +44,10 @@ OWN_PROPOSALS = 20  # of a sampler that repeats known architectures, before chan
 class SearchConfig:
     """What is searched, how, and where the study is kept."""
 
-    space: str = "nas-bench-macro"
-    """SearchConfig space."""
+    space: str = ""
+    """Search space; by default that of the curriculum's teacher, or nas-bench-macro."""
     estimator: str = "gtn"
-    """What is maximized: gtn, real, real-Nx, tse, tse-Nx, params, flops, synflow or naswot."""
+    """What is maximized: gtn, real or real-constant, at the last step, params, flops, synflow or naswot."""
     sampler: Literal["random", "tpe", "evolution"] = "evolution"
     """Who proposes: chance, Optuna's TPE (Bergstra et al. 2011), or regularized evolution (Real et al.
     2019)."""
@@ -128,7 +128,8 @@ def search(
     Raises ValueError for settings that fit neither each other nor the study, SearchStopped when networks keep
     failing or all workers died.
     """
-    space = spaces.get(config.space) if space is None else space
+    estimators, space, data = at_fidelity(estimators, config.space, data, space)
+    config = replace(config, space=space.name)
     size = math.prod(len(options) for options in space.choices.values())
     if config.trials > size:
         raise ValueError(

@@ -6,7 +6,7 @@ import codecs
 import csv
 import io
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -116,28 +116,45 @@ def _check(arch: str, space: Space, where: str) -> None:
         raise ValueError(f"{where}: {error}{lost if arch.isdigit() else ''}") from error
 
 
-def draw(truth: dict[str, float], networks: int, seed: int) -> list[str]:
-    """``networks`` architectures at random (0: all), such that fewer are the first ones of more."""
-    if networks > len(truth):
-        raise ValueError(
-            f"{networks} networks were asked for, but the table has {len(truth)}; give at most that, or 0 "
-            "for all"
-        )
+def draw(
+    truth: dict[str, float], networks: int, seed: int, without: Collection[str] = frozenset()
+) -> list[str]:
+    """``networks`` architectures at random (0: all), none of them ``without``, such that fewer are the first
+    ones of more."""
     shuffled = np.random.default_rng(seed_for(seed, Purpose.RANKED, 0)).permutation(sorted(truth)).tolist()
-    return shuffled[: networks or None]
+    left = [arch for arch in shuffled if arch not in without]
+    if networks > len(left):
+        met = f", {len(truth) - len(left)} of which the teacher met" if len(left) < len(truth) else ""
+        raise ValueError(
+            f"{networks} networks were asked for, but the table has {len(truth)}{met}; give at most "
+            f"{len(left)}, or 0 for all"
+        )
+    return left[: networks or None]
 
 
-def read_scores(folder: Path, archs: list[str] | None = None) -> list[dict[str, Any]]:
-    """A row per network of a folder's ``scores.jsonl`` (those in ``archs``, in that order): arch, truth,
-    scores and seconds by column."""
+def read_scores(folder: Path, archs: list[str] | None = None, repeats: int = 1) -> list[dict[str, Any]]:
+    """A row per network of a folder's ``scores.jsonl`` (those in ``archs``, in that order): arch, truth, and
+    by column the mean score over the first ``repeats`` initial weights (None where one is) and the sum of
+    their seconds."""
     rows: dict[str, dict[str, Any]] = {}
     for line in scored(folder):
+        if line["repeat"] >= repeats:
+            continue
         row = rows.setdefault(
             line["arch"], {"arch": line["arch"], "truth": line["truth"], "scores": {}, "seconds": {}}
         )
-        row["scores"] |= line["scores"]
-        row["seconds"] |= line["seconds"]
+        for name in ("scores", "seconds"):
+            for column, value in line[name].items():
+                row[name].setdefault(column, {})[line["repeat"]] = value
+    for row in rows.values():
+        row["scores"] = {column: _mean(by_repeat.values()) for column, by_repeat in row["scores"].items()}
+        row["seconds"] = {column: sum(by_repeat.values()) for column, by_repeat in row["seconds"].items()}
     return [rows[arch] for arch in (rows if archs is None else archs)]
+
+
+def _mean(values: Collection[float | None]) -> float | None:
+    finite = [value for value in values if value is not None]
+    return sum(finite) / len(finite) if len(finite) == len(values) else None
 
 
 def scored(folder: Path) -> list[dict[str, Any]]:
@@ -150,6 +167,7 @@ def scored(folder: Path) -> list[dict[str, Any]]:
         ]
         if (
             not isinstance(line.get("arch"), str)
+            or type(line.get("repeat")) is not int
             or not all(isinstance(part, dict) for part in parts)
             or not all(type(value) in (int, float) for value in (*numbers, line.get("truth")))
             or parts[0].keys() != parts[1].keys()

@@ -1,11 +1,38 @@
-"""Scores of an untrained network, in a pass or two; they change the module that they are given."""
+"""Scores of an untrained network, in a pass or two; the functions change the module that they are given."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+
+from minigtn.nas.candidate import Candidate, Score, stopwatch
+
+
+@dataclass(frozen=True)
+class ZeroCost:
+    """A score without training, by a function of the network. Cost: for params and flops, a count; otherwise
+    a pass or two."""
+
+    name: Literal["params", "flops", "synflow", "naswot"]
+    probe_images: int = 64
+    tuning: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (self.name,)
+
+    def score(self, network: Candidate) -> dict[str, Score]:
+        clock = stopwatch(network.device)
+        if self.name in ("params", "flops"):
+            value = float(getattr(network.space, self.name)(network.arch))
+        else:
+            images, _ = network.batch(0, self.probe_images)
+            with network.built() as module:
+                value = synflow(module, images[:1]) if self.name == "synflow" else naswot(module, images)
+        return {self.name: Score(value, clock())}
 
 
 def synflow(module: nn.Module, image: Tensor) -> float:

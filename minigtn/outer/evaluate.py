@@ -38,15 +38,24 @@ something anew for every one)."""
 
 
 @torch.inference_mode()
-def accuracy(learner: Classifier, params: Params, split: Split) -> Tensor:
-    """Fraction of ``split`` that is classified correctly, a scalar tensor."""
+def predictions(learner: Classifier, params: Params, split: Split) -> Tensor:
+    """The class that the learner sees in each image of ``split``: int64 (images,)."""
     params = {
         name: p.contiguous(memory_format=torch.channels_last) if p.dim() == 4 else p
         for name, p in params.items()
     }
-    chunks = zip(split.x.split(EVALUATION_BATCH), split.y.split(EVALUATION_BATCH), strict=True)
-    hits = torch.stack([(learner(params, x).argmax(1) == y).sum() for x, y in chunks])
-    return hits.sum() / len(split.y)
+    return torch.cat([learner(params, x).argmax(1) for x in split.x.split(EVALUATION_BATCH)])
+
+
+@torch.inference_mode()
+def accuracy(learner: Classifier, params: Params, split: Split) -> Tensor:
+    """Fraction of ``split`` that is classified correctly, a scalar tensor."""
+    return _share_right(predictions(learner, params, split), split)
+
+
+def _share_right(predicted: Tensor, split: Split) -> Tensor:
+    """The accuracy of predictions (..., images): (...)."""
+    return (predicted == split.y).sum(-1) / len(split.y)
 
 
 def reading_steps(steps: int, every: int | None = None) -> list[int]:
@@ -59,18 +68,19 @@ def reading_steps(steps: int, every: int | None = None) -> list[int]:
 
 
 @torch.no_grad()
-def accuracy_curves(cohort: Cohort, data: TrainingData, split: Split, every: int | None = None) -> Tensor:
-    """Train fresh learners in one pass; their accuracy on ``split`` at :func:`reading_steps`: (n, readings).
-    With more than one, ``x`` may be (T, n, B, ...) and ``y`` (T, n, B[, K]): own batches.
+def predicted_curves(cohort: Cohort, data: TrainingData, split: Split, every: int | None = None) -> Tensor:
+    """Train fresh learners in one pass; what they see in ``split`` at :func:`reading_steps`, int64 (n,
+    readings, images). With more than one, ``x`` may be (T, n, B, ...) and ``y`` (T, n, B[, K]): own batches.
 
-    Time: n*T training steps, and n passes over ``split`` for each reading.
+    Time: n*T training steps, and n passes over ``split`` for each reading. Memory: 8 bytes a prediction.
     """
     steps = set(reading_steps(len(data.x), every))
     readings = []
 
     def read(t: int, params: Params) -> None:
         if t in steps:
-            readings.append(torch.stack([accuracy(cohort.learner, p, split) for p in cohort.members(params)]))
+            members = cohort.members(params)
+            readings.append(torch.stack([predictions(cohort.learner, p, split) for p in members]))
 
     start = cohort.start(data.x.dtype, data.x.device)
     sgd(
@@ -90,6 +100,24 @@ def real_batches(train: Split, steps: int, batch_size: int, seed: int) -> tuple[
     return train.draw(steps, batch_size, torch.Generator().manual_seed(seed))
 
 
+def taught_predictions(
+    learner: Classifier,
+    taught: CurriculumSource,
+    split: Split,
+    seeds: Iterable[int],
+    every: int | None = None,
+) -> Tensor:
+    """:func:`predicted_curves` (n, readings, images) of fresh learners on the curriculum, one per seed; one
+    by one where each is taught its own."""
+    if callable(taught):
+        alone = ((Cohort(learner, [seed]), taught(seed)) for seed in seeds)
+    else:
+        alone = ((cohort, taught) for cohort in cohorts(learner, seeds, split.x.device))
+    return torch.cat(
+        [predicted_curves(cohort, curriculum.training_data, split, every) for cohort, curriculum in alone]
+    )
+
+
 def taught_curves(
     learner: Classifier,
     taught: CurriculumSource,
@@ -97,15 +125,8 @@ def taught_curves(
     seeds: Iterable[int],
     every: int | None = None,
 ) -> Tensor:
-    """Accuracy curves (n, readings) of fresh learners on the curriculum, one per seed; one by one where each
-    is taught its own."""
-    if callable(taught):
-        alone = ((Cohort(learner, [seed]), taught(seed)) for seed in seeds)
-    else:
-        alone = ((cohort, taught) for cohort in cohorts(learner, seeds, split.x.device))
-    return torch.cat(
-        [accuracy_curves(cohort, curriculum.training_data, split, every) for cohort, curriculum in alone]
-    )
+    """Accuracy curves (n, readings) of fresh learners on the curriculum, one per seed."""
+    return _share_right(taught_predictions(learner, taught, split, seeds, every), split)
 
 
 def real_curves(
@@ -116,7 +137,8 @@ def real_curves(
     curves = []
     for cohort in cohorts(learner, seeds, split.x.device):
         x, y = cohort.batches([real_batches(data.train, steps, batch_size, seed) for seed in cohort.seeds])
-        curves.append(accuracy_curves(cohort, TrainingData(x, y, lr, momentum, SGD()), split, every))
+        predicted = predicted_curves(cohort, TrainingData(x, y, lr, momentum, SGD()), split, every)
+        curves.append(_share_right(predicted, split))
     return torch.cat(curves)
 
 
@@ -169,9 +191,10 @@ def final_evaluation(config: RunConfig, data: Dataset, taught: CurriculumSource)
     """The result of a run: both arms on the test data, which nothing before this has read.
 
     Mean and standard deviation (n - 1) over ``evaluation.learners`` fresh learners, at the end and after
-    ``steps``; and the seconds in which one learner is trained in either arm (the only part of the result that
-    does not repeat). The real-data arm is SGD with momentum. With ``evaluation.more`` above 1 there is a
-    ``longer`` arm: real data for so many times the steps.
+    ``steps``; ``confusion``, (K, K) counts over all taught learners after the last step: rows are the true
+    classes, columns what was seen; and the seconds in which one learner is trained in either arm (the only
+    part of the result that does not repeat). The real-data arm is SGD with momentum. With
+    ``evaluation.more`` above 1 there is a ``longer`` arm: real data for so many times the steps.
     """
     learner = Learner(config.learner, data.image_shape, data.n_classes)
     seeds = [seed_for(config.seed, Purpose.TEST, i) for i in range(config.evaluation.learners)]
@@ -180,7 +203,8 @@ def final_evaluation(config: RunConfig, data: Dataset, taught: CurriculumSource)
     tuned = tune_real_arm(learner, data, config.evaluation, config.seed, steps, batch_size)
     best = tuned[0]
     bar = progress_bar(seeds, desc="test, taught", unit="learner", leave=False)
-    gtn = taught_curves(learner, taught, data.test, bar)
+    predicted = taught_predictions(learner, taught, data.test, bar)
+    gtn = _share_right(predicted, data.test)
     bar = progress_bar(seeds, desc="test, real data", unit="learner", leave=False)
     real = real_curves(learner, data, data.test, bar, steps, batch_size, best["lr"], best["momentum"])
     result: dict[str, Any] = {
@@ -196,6 +220,7 @@ def final_evaluation(config: RunConfig, data: Dataset, taught: CurriculumSource)
             f"{arm}_accuracy_std": curve["std"][-1],
             f"{arm}_curve": curve,
         }
+    result["confusion"] = confusion(predicted[:, -1], data.test.y, data.n_classes)
     x, y = real_batches(data.train, steps, batch_size, seeds[0])
     of_real = TrainingData(x, y, best["lr"], best["momentum"], SGD())
     result["seconds_per_learner"] = {
@@ -252,6 +277,13 @@ def _longer_arm(
         "accuracy_std": curve["std"][-1],
         "steps_to_match": steps_to_reach(level, readings, curve["mean"]),
     }
+
+
+def confusion(predicted: Tensor, y: Tensor, n_classes: int) -> list[list[int]]:
+    """How often images of each class (rows) were seen as each (columns), from predictions (n, images) for
+    images of the classes y (images,)."""
+    pairs = (n_classes * y + predicted).flatten()
+    return torch.bincount(pairs, minlength=n_classes**2).view(n_classes, n_classes).tolist()
 
 
 def _curve(curves: Tensor) -> dict[str, list[float]]:

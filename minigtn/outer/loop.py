@@ -62,10 +62,15 @@ class OuterStep(NamedTuple):
     """Steps so far whose meta-gradient was not finite."""
     stop: bool
     """Whether any worker was interrupted, on which all agree."""
+    in_order: float | None = None
+    """Where the outer loss ranks networks: the fraction of the step's pairs that are read in the right
+    order."""
 
     def record(self) -> dict[str, Any]:
         record = self._asdict()
         del record["stop"]
+        if self.in_order is None:
+            del record["in_order"]
         return record
 
 
@@ -120,7 +125,7 @@ class MetaTraining:
         for p in theta:
             p.grad = torch.zeros_like(p)
         try:
-            loss = self.meta_gradient.add(self.teacher, progress.step, mine)
+            loss = self.meta_gradient.add(self.teacher, progress.step, mine, self.workers.sum_)
         except FixedPointOverflow:  # the adjoint Reversible meets what the others see as infinity
             loss = theta[0].new_tensor(math.nan)
         flags = torch.stack([loss, torch.full_like(loss, float(interrupted()))])
@@ -137,7 +142,9 @@ class MetaTraining:
         else:
             progress.skipped += 1
             progress.skipped_in_a_row += 1
-        return OuterStep(progress.step, meta_loss, grad_norm, lr, progress.skipped, stops > 0)
+        ranked = self.meta_gradient.ranked
+        in_order = None if ranked is None else ranked.in_order
+        return OuterStep(progress.step, meta_loss, grad_norm, lr, progress.skipped, stops > 0, in_order)
 
     def curriculum_for(self, seed: int) -> Curriculum:
         """What the teacher shows the learner with that seed; the same to all, unless the config makes it
@@ -210,9 +217,10 @@ class MetaTraining:
         """What the best teacher (the last one without validations) shows the learner with that seed."""
         state = self.best if self.config.meta.valid_every else None
         steps = self.progress.best_step if self.config.meta.valid_every else self.progress.step
-        return curriculum_of(
-            self.teacher, self.data, {"config": to_dict(self.config), "outer_steps_taken": steps}, seed, state
-        )
+        made = {"config": to_dict(self.config), "outer_steps_taken": steps}
+        if self.config.meta.rank_weight:
+            made["real_trainings"] = self.meta_gradient.targets.cost()
+        return curriculum_of(self.teacher, self.data, made, seed, state)
 
     # ---- checkpoints ----
 
@@ -227,6 +235,7 @@ class MetaTraining:
         for i, state in self.adam.state_dict()["state"].items():
             tensors |= {f"adam/{i}/{k}": v for k, v in state.items()}
         about = {"config": to_dict(self.config), "progress": vars(self.progress)}
+        about["targets"] = self.meta_gradient.targets.state()
         save_tensors(folder / "checkpoint.safetensors", tensors, about, self.progress.step)
 
     def load_checkpoint(self, folder: Path) -> None:
@@ -249,6 +258,7 @@ class MetaTraining:
         self.best = parts["best"]
         self.adam.load_state_dict({"state": adam, "param_groups": self.adam.state_dict()["param_groups"]})
         self.progress = MetaProgress(**about["progress"])
+        self.meta_gradient.targets.load_state(about.get("targets", {}))
 
     def _snapshot(self) -> dict[str, Tensor]:
         return {k: v.detach().clone() for k, v in self.teacher.state_dict().items()}

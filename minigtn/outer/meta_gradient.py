@@ -25,6 +25,7 @@ from minigtn.networks import ordinary
 from minigtn.networks.learners import Classifier, InBfloat16, Learner, LearnerLoss
 from minigtn.networks.sampling import from_space, sample
 from minigtn.outer.batched import Cohort, most_together
+from minigtn.outer.ranked import Ranked, Targets, ranked
 from minigtn.runs.devices import sent
 from minigtn.runs.seeds import Purpose, seed_for
 from minigtn.teaching.curriculum import Curriculum, TrainingData
@@ -34,6 +35,8 @@ from minigtn.teaching.teacher import Teacher
 class Drawn(NamedTuple):
     """What the learners of one pass start from and are judged on."""
 
+    learner: Classifier
+    """In full precision."""
     cohort: Cohort
     start: Params
     readout: Readout
@@ -54,21 +57,70 @@ class MetaGradient:
         self.device = data.train.x.device
         self.adjoint = config.make_adjoint(self.device)
         self._own = base_learner(config, data)  # made at once: it refuses images that are too small
+        self.targets = Targets(config, data)
         self._pool: dict[int, Classifier] = {}
         self._drawn: dict[tuple[int, ...], Drawn] = {}
+        self.ranked: Ranked | None = None
+        """What the outer loss made of the networks of the latest step, where it ranks them."""
 
-    def add(self, teacher: Teacher, step: int, learners: range) -> Tensor:
+    def add(
+        self, teacher: Teacher, step: int, learners: range, sum_: Callable[[list[Tensor]], None] | None = None
+    ) -> Tensor:
         """Add the meta-gradient of these ``learners`` of outer step ``step``; returns their part of the
-        meta-loss, ()."""
+        meta-loss, ().
+
+        With ``meta.rank_weight`` all networks of the step are compared; ``sum_`` adds up tensors over the
+        workers that have them. Their readings are taken twice then, once without gradient.
+        """
         numbers = self._numbers(step, learners)
+        weights: dict[int, Tensor] = {}
+        if self.config.meta.rank_weight:
+            self.ranked = self._first_pass(teacher, step, learners, sum_)
+            weights = {number: self.ranked.weights[i] for i, number in zip(learners, numbers, strict=True)}
         shown_alike = [[number] for number in numbers] if self.config.teacher.varies else [numbers]
         total = torch.zeros((), device=self.device, dtype=self.data.train.x.dtype)
         for alike in shown_alike:
-            lesson = teacher(seed_for(self.config.seed, Purpose.CURRICULUM, alike[0]))
+            lesson = self._lesson(teacher, alike[0])
             groups = self._in_one_pass(alike)
-            losses = [partial(self._meta_loss, step=step, numbers=group) for group in groups]
-            total = total + add_meta_gradient(lesson, losses)
+            losses = [
+                partial(self._meta_loss, step=step, numbers=group, weights=weights.get(group[0]))
+                for group in groups
+            ]
+            longest = self.config.meta.clip_learner / self.config.meta.learners
+            total = total + add_meta_gradient(lesson, losses, longest)
+        if self.ranked is not None:
+            return self.ranked.loss * len(learners) / self.config.meta.learners
         return total
+
+    @torch.no_grad()
+    def _first_pass(
+        self, teacher: Teacher, step: int, learners: range, sum_: Callable[[list[Tensor]], None] | None
+    ) -> Ranked:
+        """The readings of all networks of the step and their targets, and what the outer loss makes of
+        them. What is drawn here is kept for the second pass."""
+        meta = self.config.meta
+        rows: dict[int, Tensor] = {}
+        numbers = self._numbers(step, learners)
+        shown = self._lesson(teacher, numbers[0])
+        for i, number in zip(learners, numbers, strict=True):
+            if (number,) not in self._drawn:
+                self._drawn[number,] = self._draw(step, [number])
+            drawn = self._drawn[number,]
+            if self.config.teacher.varies:
+                shown = self._lesson(teacher, number)
+            readings = readings_of(fitted(shown, drawn), drawn.start, drawn.readout, self.adjoint)
+            member = self._member(step, seed_for(self.config.seed, Purpose.LEARNER, number))
+            target = self.targets.of(member, drawn.learner)
+            rows[i] = torch.cat([readings, readings.new_tensor([target])])
+        nothing = torch.zeros_like(rows[learners[0]])
+        of_all = torch.stack([rows.get(i, nothing) for i in range(meta.learners)])
+        if sum_ is not None:
+            sum_([of_all])
+        return ranked(of_all[:, :-1], of_all[:, -1], meta.rank_weight, meta.rank_temperature)
+
+    def _lesson(self, teacher: Teacher, number: int) -> TrainingData:
+        """What learner ``number`` is shown; the same for all, unless the config makes it vary."""
+        return teacher(seed_for(self.config.seed, Purpose.CURRICULUM, number))
 
     def prepare(self, step: int, learners: range) -> None:
         """Draw on the host what outer step ``step`` will need, while the device works on the one before. On
@@ -88,11 +140,16 @@ class MetaGradient:
         most = 1 if alone else most_together(self.device)
         return [numbers[i : i + most] for i in range(0, len(numbers), most)]
 
-    def _meta_loss(self, lesson: TrainingData, step: int, numbers: list[int]) -> Tensor:
-        """The sum of the meta-losses of these learners, over the number of learners in an outer step."""
+    def _meta_loss(
+        self, lesson: TrainingData, step: int, numbers: list[int], weights: Tensor | None
+    ) -> Tensor:
+        """The sum of the meta-losses of these learners, over the number of learners in an outer step; with
+        ``weights`` (readings,) from a first pass, that of the readings so weighed."""
         drawn = self._drawn.pop(tuple(numbers), None) or self._draw(step, numbers)
-        lesson = lesson._replace(optimizer=drawn.cohort.fitted(lesson.optimizer, drawn.start))
-        return meta_loss(lesson, drawn.start, drawn.readout, self.adjoint) / self.config.meta.learners
+        lesson = fitted(lesson, drawn)
+        if weights is None:
+            return meta_loss(lesson, drawn.start, drawn.readout, self.adjoint) / self.config.meta.learners
+        return (weights * readings_of(lesson, drawn.start, drawn.readout, self.adjoint)).sum()
 
     def _draw(self, step: int, numbers: list[int]) -> Drawn:
         meta = self.config.meta
@@ -103,7 +160,7 @@ class MetaGradient:
         start = {name: sent(p, self.device) for name, p in cohort.start(train.x.dtype).items()}
         of_images = [seed_for(self.config.seed, Purpose.REAL_BATCH, i) for i in numbers]
         readout = real_readout(cohort, train, meta, self.config.teacher.inner_steps, of_images)
-        return Drawn(cohort, start, readout)
+        return Drawn(learner, cohort, start, readout)
 
     def _learner(self, step: int, seed: int) -> Classifier:
         """The learner whose weights have that seed, in outer step ``step``; those of a pool are made once, so
@@ -113,31 +170,48 @@ class MetaGradient:
             return self._own
         if not meta.sample_pool:
             return sampled_learner(self.config, self.data, seed)
-        member = seed % meta.sample_pool
+        member = self._member(step, seed)
         if member not in self._pool:
             of_pool = seed_for(self.config.seed, Purpose.POOL, member)
             self._pool[member] = sampled_learner(self.config, self.data, of_pool)
         return self._pool[member]
 
+    def _member(self, step: int, seed: int) -> int:
+        """Which of the pool's learners has the weights with that seed; -1: the run's own."""
+        meta = self.config.meta
+        own = step < meta.sample_after or takes_own(meta, seed)
+        return -1 if own else seed % meta.sample_pool
 
-def add_meta_gradient(lesson: TrainingData, losses: Sequence[Callable[[TrainingData], Tensor]]) -> Tensor:
+
+def add_meta_gradient(
+    lesson: TrainingData, losses: Sequence[Callable[[TrainingData], Tensor]], longest: float = 0.0
+) -> Tensor:
     """Add the gradient of ``sum(loss(lesson) for loss in losses)`` to the ``.grad`` of the teacher's
     parameters; returns that sum.
 
     The losses are walked back one after the other, so that one learner at a time is in memory, and the
-    generator is walked back once.
+    generator is walked back once. With ``longest``, the gradient of a loss (by images and step sizes
+    together) is scaled down where its part by the images is longer than that: a learner at the border of
+    chaos would outweigh all others otherwise (such gradients: Metz et al. 2019, arXiv 1810.10180). One that
+    is not finite makes the sum so.
     """
     parts = {name: part for name, part in lesson._asdict().items() if isinstance(part, Tensor)}
     leaves: dict[str, Any] = {
         name: part.detach().requires_grad_(part.requires_grad) for name, part in parts.items()
     }
     total = lesson.x.new_zeros(())
+    gradients: dict[str, Tensor] = {}
     for loss in losses:
         value = loss(lesson._replace(**leaves))
         value.backward()
         total += value.detach()
-    learned = [name for name, leaf in leaves.items() if leaf.grad is not None]
-    torch.autograd.backward([parts[name] for name in learned], [leaves[name].grad for name in learned])
+        scale = (longest / leaves["x"].grad.norm()).clamp(max=1) if longest else None
+        for name, leaf in leaves.items():
+            if leaf.grad is not None:
+                part = leaf.grad if scale is None else scale * leaf.grad
+                gradients[name] = gradients[name] + part if name in gradients else part
+                leaf.grad = None
+    torch.autograd.backward([parts[name] for name in gradients], list(gradients.values()))
     return total
 
 
@@ -147,9 +221,18 @@ def meta_loss(lesson: TrainingData, params: Params, readout: Readout, adjoint: A
 
     Memory: that of the adjoint. Time: T inner steps (with ``backward``: there and back).
     """
+    return readings_of(lesson, params, readout, adjoint).mean()
+
+
+def readings_of(lesson: TrainingData, params: Params, readout: Readout, adjoint: Adjoint) -> Tensor:
+    """The readings themselves, (n,)."""
     x, y, lr, momentum, optimizer = lesson
-    _, readings = sgd(readout.loss, params, (x, y), lr, momentum, adjoint, readout, optimizer)
-    return readings.mean()
+    return sgd(readout.loss, params, (x, y), lr, momentum, adjoint, readout, optimizer)[1]
+
+
+def fitted(lesson: TrainingData, drawn: Drawn) -> TrainingData:
+    """The lesson with its optimizer fitted to the weights of these learners."""
+    return lesson._replace(optimizer=drawn.cohort.fitted(lesson.optimizer, drawn.start))
 
 
 def real_readout(
@@ -191,7 +274,7 @@ def sampled_learner(config: RunConfig, data: Dataset, seed: int) -> Classifier:
         return Learner(sample(config.learner, seed), data.image_shape, data.n_classes)
     if source == "ordinary":
         return ordinary.sample(seed, data.image_shape, data.n_classes)
-    return from_space(config.meta.make_space(), seed, data.image_shape, data.n_classes)
+    return from_space(config.make_space(), seed, data.image_shape, data.n_classes)
 
 
 def curriculum_of(
@@ -215,6 +298,7 @@ def curriculum_of(
         data.std,
         provenance,
         teacher.config.optimizer,
+        data.moments,
     )
 
 

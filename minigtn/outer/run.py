@@ -13,18 +13,20 @@ from pathlib import Path
 from typing import Any
 
 from minigtn.config import EvaluationConfig, RunConfig
-from minigtn.data import Dataset
+from minigtn.data import Dataset, averaged
 from minigtn.outer.evaluate import CurriculumSource, final_evaluation
 from minigtn.outer.loop import MetaTraining
 from minigtn.outer.meta_gradient import estimated_bytes
 from minigtn.outer.modules import judged
 from minigtn.pages import run_page
+from minigtn.pages.figures import png
 from minigtn.runs.claim import claimed, goes_on
 from minigtn.runs.distributed import ALONE, Workers
-from minigtn.runs.files import environment, read_json, write_json
+from minigtn.runs.files import environment, read_json, write_atomically, write_json
 from minigtn.runs.interrupt import deferred_interrupt
 from minigtn.runs.settings import from_dict, require_same, to_dict
-from minigtn.teaching.curriculum import load_curriculum
+from minigtn.teaching.curriculum import Curriculum, load_curriculum
+from minigtn.teaching.pictures import MOST_CLASSES, evenly, real_column
 
 MIB = 2**20
 
@@ -52,6 +54,7 @@ def train(
     folder = Path(folder).expanduser()
     if resume and overwrite:
         raise ValueError("--resume continues a run and --overwrite replaces it; give one of them")
+    data = averaged(data, config.fidelity.image_size)
     training = MetaTraining(config, data, workers)  # it refuses what does not fit; nothing is written yet
     with claimed(folder) if workers.writer else nullcontext():
         if workers.writer:
@@ -75,11 +78,12 @@ def settings_of(folder: Path) -> RunConfig:
 def evaluate_run(folder: Path, data: Dataset, evaluation: EvaluationConfig) -> dict[str, Any]:
     """Judge the finished run in ``folder`` again with these settings; replaces its result and its page."""
     config = replace(settings_of(folder), evaluation=evaluation)
+    data = averaged(data, config.fidelity.image_size)
     with claimed(folder):
         old = folder / "result.json"
         seconds = read_json(old).get("seconds") if old.exists() else None
         curriculum = load_curriculum(folder).to(data.train.x.device)
-        return _judge(config, data, folder, curriculum, seconds)
+        return _judge(config, data, folder, curriculum, _cost(curriculum, seconds))
 
 
 def _begin(config: RunConfig, data: Dataset, folder: Path, resume: bool, overwrite: bool) -> None:
@@ -119,18 +123,29 @@ def _finish(training: MetaTraining, folder: Path) -> dict[str, Any]:
     taught: CurriculumSource = curriculum.to(training.data.train.x.device)
     if training.config.teacher.varies:
         taught = training.best_curriculum_for
-    return _judge(training.config, training.data, folder, taught, training.progress.seconds)
+    return _judge(
+        training.config, training.data, folder, taught, _cost(curriculum, training.progress.seconds)
+    )
+
+
+def _cost(curriculum: Curriculum, seconds: float | None) -> dict[str, Any]:
+    """What the meta-training took; where networks were ranked, the real trainings within those seconds,
+    too."""
+    real = curriculum.provenance.get("real_trainings")
+    return {"seconds": seconds} | ({"real_trainings": real} if real else {})
 
 
 def _judge(
-    config: RunConfig, data: Dataset, folder: Path, taught: CurriculumSource, seconds: float | None
+    config: RunConfig, data: Dataset, folder: Path, taught: CurriculumSource, cost: dict[str, Any]
 ) -> dict[str, Any]:
     started = time.monotonic()
     result = final_evaluation(config, data, taught)
     if config.evaluation.transfer:
         result["transfer"] = judged(config, data, taught)
-    result |= {"seconds": seconds, "evaluation_seconds": round(time.monotonic() - started, 3)}
+    result |= {**cost, "evaluation_seconds": round(time.monotonic() - started, 3)}
     result |= {"config": to_dict(config), **environment(data.train.x.device)}
+    examples = real_column(data, evenly(data.n_classes, MOST_CLASSES))
+    write_atomically(folder / "real.png", png(examples))
     write_json(folder / "result.json", result)
     run_page.write(folder)
     return result

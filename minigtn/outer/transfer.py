@@ -20,7 +20,7 @@ from typing import Any
 from torch import Tensor
 
 from minigtn.config import RunConfig
-from minigtn.data.datasets import Dataset
+from minigtn.data.datasets import Dataset, averaged
 from minigtn.networks.families import LEARNERS
 from minigtn.networks.learners import Classifier, LearnerConfig
 from minigtn.networks.unmet import UNMET
@@ -31,6 +31,7 @@ from minigtn.runs.progress import progress_bar
 from minigtn.runs.seeds import Purpose, seed_for
 from minigtn.runs.settings import from_dict, require_same, to_dict
 from minigtn.teaching.curriculum import Curriculum
+from minigtn.teaching.fidelity import Fidelity, made_for
 
 GOOD = 0.95  # test accuracy that counts as having learned
 ROWS = (*LEARNERS, *UNMET)
@@ -46,7 +47,8 @@ def settings_of(curriculum: Curriculum) -> RunConfig:
             "first"
         )
     learner = from_dict(LearnerConfig, made["learner"])
-    return RunConfig(dataset=made["dataset"], learner=learner, seed=made.get("seed", 0))
+    fidelity = Fidelity(image_size=made_for(curriculum)[1].image_size)
+    return RunConfig(dataset=made["dataset"], learner=learner, seed=made.get("seed", 0), fidelity=fidelity)
 
 
 def transfer(
@@ -75,6 +77,7 @@ def transfer(
     """
     if more < 1:
         raise ValueError(f"more must be at least 1 times the steps of the curricula, not {more}")
+    data = averaged(data, config.fidelity.image_size)
     T, B = _steps_and_batch(data, curricula)
     names = list(ROWS if names is None else names)
     unknown = [name for name in names if name not in ROWS]

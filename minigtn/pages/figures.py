@@ -4,7 +4,7 @@ is drawn."""
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -63,29 +63,63 @@ def svg(
     ``ticks``: the x-axis is logarithmic, with these labels at these places; those of several lines are
     readings of several scales.
     """
+    with canvas(palette) as figure:
+        _fill(figure, panels, xlabel, palette, ticks)
+        return as_svg(figure)
+
+
+def cursors(
+    panels: list[Panel], xlabel: str, ticks: dict[int, str] | None, at: Sequence[float]
+) -> list[dict[str, Any]]:
+    """Where a line that moves over the drawing of :func:`svg` stands at each x of ``at``, and dots on the
+    curves that are not dashed: fractions of the picture from its left and its top, for each panel."""
+    found = []
+    with canvas(PALETTES["light"]) as figure:
+        filled = _fill(figure, panels, xlabel, PALETTES["light"], ticks)
+        as_svg(figure)  # the layout is known once it is drawn
+        for axes, panel in zip(filled, panels, strict=True):
+            box = axes.get_position()
+
+            def place(x: Any, y: Any, axes: Any = axes, box: Any = box) -> NDArray[np.float64]:
+                within = axes.transLimits.transform(axes.transScale.transform(np.column_stack([x, y])))
+                return np.stack([box.x0 + within[:, 0] * box.width, 1 - box.y0 - within[:, 1] * box.height])
+
+            x = place(at, np.full(len(at), axes.get_ylim()[0]))[0]
+            dots = []
+            for curve in panel.lines:
+                if not curve.dashed:
+                    y = np.interp(x, *place(curve.x, curve.y))
+                    dots.append({"colour": curve.colour, "y": y.round(4).tolist()})
+            frame = {"top": round(1 - box.y1, 4), "bottom": round(1 - box.y0, 4)}
+            found.append({**frame, "x": x.round(4).tolist(), "dots": dots})
+    return found
+
+
+def _fill(
+    figure: Any, panels: list[Panel], xlabel: str, palette: dict[str, str], ticks: dict[int, str] | None
+) -> list[Any]:
+    """Draw the panels into an empty figure; their axes."""
     from matplotlib.ticker import MaxNLocator
 
-    with canvas(palette) as figure:
-        for axes, panel in zip(
-            figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0], panels, strict=True
-        ):
-            for curve in panel.lines:
-                _draw(axes, curve, palette[curve.colour])
-            axes.set_ylabel(panel.ylabel)
-            if ticks:
-                axes.set_xscale("log", base=2)
-                axes.set_xticks(list(ticks), list(ticks.values()))
-                axes.minorticks_off()
-            else:
-                axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
-            if panel.log:
-                axes.set_yscale("log")
-            elif panel.from_zero:
-                axes.set_ylim(0, 1.08 * max(curve.y.max() for curve in panel.lines))
-            if any(curve.label for curve in panel.lines):
-                axes.legend(loc="lower left", bbox_to_anchor=(0, 1), borderpad=0, ncols=2, reverse=True)
-        axes.set_xlabel(xlabel)
-        return as_svg(figure)
+    filled = list(figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0])
+    for axes, panel in zip(filled, panels, strict=True):
+        for curve in panel.lines:
+            _draw(axes, curve, palette[curve.colour])
+        axes.set_ylabel(panel.ylabel)
+        if ticks:
+            axes.set_xscale("log", base=2)
+            axes.set_xticks(list(ticks), list(ticks.values()))
+            axes.minorticks_off()
+        else:
+            axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
+        if panel.log:
+            axes.set_yscale("log")
+        elif panel.from_zero:
+            axes.set_ylim(0, 1.08 * max(curve.y.max() for curve in panel.lines))
+        if any(curve.label for curve in panel.lines):
+            axes.legend(loc="lower left", bbox_to_anchor=(0, 1), borderpad=0, ncols=2, reverse=True)
+    filled[-1].set_xlabel(xlabel)
+    return filled
 
 
 @contextmanager

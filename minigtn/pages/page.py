@@ -1,14 +1,16 @@
-"""What the pages of this project are made of: one HTML file each, no script, no request to anywhere, light
-and dark."""
+"""What the pages of this project are made of: one HTML file each, no request to anywhere, light and dark. A
+script stands in the page, and its hash in the content security policy: no other one runs."""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable
+import hashlib
+import json
+from collections.abc import Callable, Sequence
 from html import escape
 from typing import Any
 
-from minigtn.pages.figures import FIGURE, PALETTES
+from minigtn.pages.figures import FIGURE, PALETTES, Panel, cursors, svg
 
 CSS = """
 * { box-sizing: border-box }
@@ -28,6 +30,7 @@ header { margin-bottom: 16px }
 .real b { color: var(--real) }
 .note { border-left: 4px solid var(--real); padding-left: 12px; color: var(--ink) }
 .scroll { overflow-x: auto }
+.plot { position: relative; max-width: 560px; margin: auto }
 picture img { display: block; width: 100%; max-width: 560px; height: auto; margin: auto }
 table { border-collapse: collapse; font-size: .86rem; width: 100% }
 th { text-align: left; font-weight: 500; color: var(--soft) }
@@ -38,24 +41,19 @@ th { text-align: left; font-weight: 500; color: var(--soft) }
 .columns th { padding-right: 12px; white-space: nowrap }
 .columns td { text-align: right; overflow-wrap: anywhere }
 .columns tr { border-bottom: 1px solid var(--line) }
-.sheet { --cell: var(--wide); width: auto; margin: auto }
-.sheet td { padding: 0 }
-.crisp img { image-rendering: pixelated }
-@media (max-width: 600px) { .sheet { --cell: var(--phone) } }
-.sheet img { background: var(--line); box-shadow: -3px -3px 0 var(--line) }
-.sheet img, .steps { display: block; width: calc(var(--n) * var(--cell) * 1px); height: auto }
-.sheet th { position: sticky; left: 0; background: var(--card);
-  padding: 0 10px 0 0; text-align: right; white-space: nowrap }
-.steps { display: flex; text-align: center; color: var(--soft); font-size: .72rem }
-.steps span { flex: 1 }
 .heat td, .heat th { padding: 5px 8px; text-align: right; font-variant-numeric: tabular-nums }
-.heat td { background: color-mix(in srgb, var(--real) calc(var(--heat) * 55%), transparent) }
+.heat td[style] { background: color-mix(in srgb, var(--real) calc(var(--heat) * 55%), transparent) }
 .heat .best { outline: 2px solid var(--real); outline-offset: -2px; font-weight: 700 }
 """
 
 
-def document(title: str, body: str, css: str = "") -> str:
-    """The whole page; ``body`` is HTML, the title plain text."""
+def document(title: str, body: str, css: str = "", script: str = "") -> str:
+    """The whole page; ``body`` is HTML, the title plain text. A ``script`` runs once the body is there."""
+    if "</script" in script or "<!--" in script:
+        raise ValueError("a script that stands in a page cannot hold '</script' or '<!--'")
+    hashed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    allowed = f"; script-src 'sha256-{hashed}'" if script else ""
+    tag = f"<script>{script}</script>" if script else ""
     light, dark = (
         "".join(f"--{name}: {colour}; " for name, colour in PALETTES[theme].items())
         for theme in ("light", "dark")
@@ -68,10 +66,11 @@ def document(title: str, body: str, css: str = "") -> str:
 <html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy"
-  content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+  content="default-src 'none'; img-src data:; style-src 'unsafe-inline'{allowed}; base-uri 'none';
+  form-action 'none'">
 <title>{escape(title)} | minigtn</title><link rel="icon" href="data:,">
 <style>{themes}{CSS}{css}</style></head>
-<body><main>{body}</main></body></html>
+<body><main>{body}</main>{tag}</body></html>
 """
 
 
@@ -97,14 +96,32 @@ def table(rows: dict[str, Any]) -> str:
     return f"<table>{''.join(cells)}</table>"
 
 
-def figure(title: str, draw: Callable[[dict[str, str]], bytes], alt: str, caption: str) -> str:
+def curves(
+    title: str,
+    panels: list[Panel],
+    xlabel: str,
+    caption: str,
+    ticks: dict[int, str] | None = None,
+    follow: Sequence[float] = (),
+) -> str:
+    """A card with curves. A script can move a line over them, to the places on the x-axis that ``follow``
+    names."""
+    alt = " and ".join(panel.ylabel for panel in panels) + f" against {xlabel}"
+    moving = cursors(panels, xlabel, ticks, follow) if follow else None
+    return figure(title, lambda palette: svg(panels, xlabel, palette, ticks), alt, caption, moving)
+
+
+def figure(
+    title: str, draw: Callable[[dict[str, str]], bytes], alt: str, caption: str, moving: Any = None
+) -> str:
     """A card with one picture, drawn as SVG by ``draw(palette)`` for light and for dark pages, and the
-    sentence that says what to see."""
+    sentence that says what to see. ``moving``: what :func:`minigtn.pages.figures.cursors` gives."""
     light, dark = (uri("svg+xml", draw(PALETTES[theme])) for theme in ("light", "dark"))
     wide, high = (f"{96 * inches:.0f}" for inches in FIGURE)
     picture = f"""<picture><source media="(prefers-color-scheme: dark)" srcset="{dark}">
 <img src="{light}" width="{wide}" height="{high}" alt="{escape(alt)}"></picture>"""
-    return card(title, picture, caption)
+    data = f' data-cursors="{escape(json.dumps(moving))}"' if moving else ""
+    return card(title, f'<div class="plot"{data}>{picture}</div>', caption)
 
 
 def uri(kind: str, content: bytes) -> str:

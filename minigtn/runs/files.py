@@ -26,6 +26,7 @@ RUN_FILES = (
     "checkpoint.safetensors",
     "metrics.jsonl",
     "curriculum.safetensors",
+    "real.png",
     "result.json",
     "report.html",
     "config.json",

@@ -20,11 +20,13 @@ class Purpose(IntEnum):
     CURRICULUM = 6
     POOL = 7
     OWN = 8
+    TARGET = 9
     SCORING = 101
     TUNED_NETWORKS = 102
     PROPOSAL = 103
     RANKED = 104
     BOOTSTRAP = 105
+    REPEATED = 106
     FINAL_WEIGHTS = 120
     FINAL_EPOCH = 121
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from minigtn.config import RunConfig
-from minigtn.data.datasets import Dataset
+from minigtn.data.datasets import Dataset, averaged
 from minigtn.outer.evaluate import real_curves, taught_curves, tune_real_arm
 from minigtn.outer.loop import MetaTraining, MetaTrainingDiverged
 from minigtn.outer.meta_gradient import base_learner
@@ -121,6 +121,11 @@ TABLES: dict[str, Table] = {
         {f"T = {n}": {"teacher.inner_steps": n} for n in (1, 2, 4, 8, 16, 32, 64)},
         real_arm=True,
     ),
+    "real-images": Table(
+        "Does a generator beat real images whose step sizes are learned in the same way?",
+        {name: {f"teacher.{k}": v for k, v in VARIANTS[name].items()} for name in ("full", "real")},
+        real_arm=True,
+    ),
 }
 
 
@@ -149,6 +154,7 @@ def ablate(
         raise ValueError(f"the tables are {', '.join(TABLES)}; given {', '.join(unknown) or 'none'}")
     if seeds < 1:
         raise ValueError(f"there must be at least 1 outer seed (2 for an interval), not {seeds}")
+    data = averaged(data, config.fidelity.image_size)
     with claimed(folder):
         return _ablate(config, data, tables, seeds, folder)
 
@@ -279,8 +285,16 @@ def _summary(
         "seconds": statistics.fmean(run["seconds"] for run in runs),
     }
     if "real" in runs[0]:
-        real, its_interval = mean_and_interval([run["real"]["accuracy"] for run in runs])
-        summary |= {"real_accuracy": real, "real_interval": its_interval}
+        of_real = [run["real"]["accuracy"] for run in runs]
+        real, its_interval = mean_and_interval(of_real)
+        gain, interval_of_gain = mean_and_interval([a - b for a, b in zip(accuracies, of_real, strict=True)])
+        summary |= {
+            "real_accuracy": real,
+            "real_interval": its_interval,
+            "real_accuracies": of_real,
+            "gain": gain,
+            "gain_interval": interval_of_gain,
+        }
     return summary
 
 
@@ -295,20 +309,25 @@ def markdown(result: dict[str, Any]) -> str:
         "# Ablations",
         "",
         f"Test accuracy in % of {learners} fresh learners after the last inner step, {over}, and the "
-        f"difference from the first row, seed by seed. Data: {result['config']['dataset']}; "
+        "difference from the first row and from real data, seed by seed. Data: "
+        f"{result['config']['dataset']}; "
         f"{result['device']}; commit {result['commit']}.",
     ]
     for name, rows in result["tables"].items():
         real = "real_accuracy" in rows[0]
         lines += ["", f"## {name}: {TABLES[name].question}", ""]
         lines += [
-            "| | taught | difference |" + (" real data, tuned |" if real else "") + " diverged | seconds |"
+            "| | taught | difference |"
+            + (" real data, tuned | taught - real |" if real else "")
+            + " diverged | seconds |"
         ]
-        lines += ["| --- | ---: | ---: |" + (" ---: |" if real else "") + " ---: | ---: |"]
+        lines += ["| --- | ---: | ---: |" + (" ---: | ---: |" if real else "") + " ---: | ---: |"]
         for row in rows:
             cells = [row["row"], _percent(row["accuracy"], row["interval"])]
             cells += ["" if row is rows[0] else _percent(row["difference"], row["difference_interval"], "+")]
-            cells += [_percent(row["real_accuracy"], row["real_interval"])] if real else []
+            if real:
+                cells.append(_percent(row["real_accuracy"], row["real_interval"]))
+                cells.append(_percent(row["gain"], row["gain_interval"], "+"))
             cells += [f"{row['diverged']} of {n}", f"{row['seconds']:.0f}"]
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"

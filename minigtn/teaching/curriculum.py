@@ -28,9 +28,10 @@ from minigtn.runs.files import UNREADABLE, digest, write_atomically
 if TYPE_CHECKING:
     import PIL.Image
 
-FORMAT = "minigtn curriculum 2"
-OLDER = "minigtn curriculum 1"
-"""The same without a digest."""
+FORMAT = "minigtn curriculum 3"
+OLDER = ("minigtn curriculum 1", "minigtn curriculum 2")
+"""The same without moments; the first without a digest, too."""
+TENSORS = ("x", "y", "lr", "momentum")
 SHIPPED = Path(__file__).parent / "curricula"
 PIXEL_RANGE = (-2.0, 2.0)  # of the generator's 2*tanh; what uint8 files are scaled from
 
@@ -59,9 +60,11 @@ class Curriculum:
     mean, std: per channel, of the pixels in [0, 1] that a real image is standardized with; per feature of a
     vector (an agent's curriculum has 0 and 1: it takes observations as they are) · provenance: where it came
     from · optimizer: of the inner steps (sgd, adam, muadam or rmsprop, with torch's usual constants;
-    momentum is Adam's beta1). Memory: ``4 * T*B*C*H*W`` bytes. ValueError for shapes that do not fit each
-    other, and for what cannot be right: numbers that are not finite, labels that are no probabilities, lr
-    below 0, momentum outside [0, 1), std not above 0.
+    momentum is Adam's beta1) · moments: (2, C, H, W), mean and standard deviation of each pixel over the real
+    training images in standardized units, which running statistics of batch norms need; None where they are
+    not known. Memory: ``4 * T*B*C*H*W`` bytes. ValueError for shapes that do not fit each other, and for what
+    cannot be right: numbers that are not finite, labels that are no probabilities, lr below 0, momentum
+    outside [0, 1), std not above 0, a negative deviation.
     """
 
     x: Tensor
@@ -73,6 +76,7 @@ class Curriculum:
     std: tuple[float, ...]
     provenance: dict[str, Any] = field(default_factory=dict)
     optimizer: str = "sgd"
+    moments: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.optimizer not in OPTIMIZERS:
@@ -120,6 +124,11 @@ class Curriculum:
             raise ValueError(
                 f"mean must be finite and std positive in every channel; given {self.mean} and {self.std}"
             )
+        if self.moments is not None and not _are_moments(self.moments, x):
+            raise ValueError(
+                f"moments of a curriculum of x {x} are finite floats (2, C, H, W), the deviations not "
+                f"negative; given {tuple(self.moments.shape)} of {self.moments.dtype}"
+            )
 
     def __repr__(self) -> str:
         T, B = self.x.shape[:2]
@@ -142,9 +151,8 @@ class Curriculum:
 
     def to(self, device: torch.device | str) -> Curriculum:
         """The same curriculum with its tensors on ``device``."""
-        return replace(
-            self, **{name: getattr(self, name).to(device) for name in ("x", "y", "lr", "momentum")}
-        )
+        there = {name: getattr(self, name).to(device) for name in TENSORS}
+        return replace(self, moments=None if self.moments is None else self.moments.to(device), **there)
 
     @property
     def of_images(self) -> bool:
@@ -225,6 +233,8 @@ class Curriculum:
             "optimizer": self.optimizer,
         }
         tensors = {"x": x, "y": self.y.float(), "lr": self.lr.float(), "momentum": self.momentum.float()}
+        if self.moments is not None:
+            tensors["moments"] = self.moments.float()
         tensors = {  # clones: safetensors takes no views that overlap
             name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
             for name, tensor in tensors.items()
@@ -253,25 +263,27 @@ def load_curriculum(path_or_name: str | Path) -> Curriculum:
         with safe_open(path, "pt") as file:
             about = json.loads((file.metadata() or {}).get("about", "{}"))
             _check_metadata(about)
-            tensors = {name: file.get_tensor(name) for name in ("x", "y", "lr", "momentum")}
-        has_digest = about["format"] == FORMAT or "digest" in about
+            names = [*TENSORS, "moments"] if about["format"] == FORMAT else TENSORS
+            tensors = {name: file.get_tensor(name) for name in names if name in {*TENSORS, *file.keys()}}
+        has_digest = about["format"] != OLDER[0] or "digest" in about
         if has_digest and about.pop("digest") != digest(tensors, about):
             raise ValueError("its content does not fit its digest: it is damaged")
-        x, y, lr, momentum = tensors.values()
+        x, y, lr, momentum, *moments = tensors.values()
         if x.dtype == torch.uint8:
             low, high = PIXEL_RANGE
             x = x.float() * ((high - low) / 255) + low
-        names, mean, std = (tuple(about[name]) for name in ("class_names", "mean", "std"))
+        class_names, mean, std = (tuple(about[name]) for name in ("class_names", "mean", "std"))
         return Curriculum(
             x,
             y,
             lr,
             momentum,
-            names,
+            class_names,
             mean,
             std,
             about["provenance"],
             about.get("optimizer", about.get("optimiser", "sgd")),
+            *moments,
         )
     except UNREADABLE as error:
         raise ValueError(
@@ -279,9 +291,14 @@ def load_curriculum(path_or_name: str | Path) -> Curriculum:
         ) from error
 
 
+def _are_moments(moments: Tensor, x: tuple[int, ...]) -> bool:
+    fits = moments.is_floating_point() and len(x) == 5 and tuple(moments.shape) == (2, *x[2:])
+    return fits and bool(torch.isfinite(moments).all() and (moments[1] >= 0).all())
+
+
 def _check_metadata(about: Any) -> None:
     """ValueError unless each entry is what its name says."""
-    if not isinstance(about, dict) or about.get("format") not in (FORMAT, OLDER):
+    if not isinstance(about, dict) or about.get("format") not in (FORMAT, *OLDER):
         found = about.get("format") if isinstance(about, dict) else about
         raise ValueError(f"its format is {found!r}, not {FORMAT!r}")
 

@@ -6,12 +6,25 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
+    from minigtn.data import Dataset
     from minigtn.teaching.curriculum import Curriculum
 
 CELL = 40  # pixels that an image is enlarged to, at least
+MOST_CLASSES = 16  # that a page shows
+
+
+def evenly(n: int, most: int) -> list[int]:
+    """All of 0..n-1, or ``most`` of them, evenly spaced from the first to the last."""
+    return np.linspace(0, n - 1, min(n, most)).round().astype(int).tolist()
+
+
+def gap_of(W: int) -> int:
+    """Pixels between two images of width W on a sheet."""
+    return max(1, W // 14)
 
 
 def contact_sheet(curriculum: Curriculum, steps: Sequence[int], classes: Sequence[int]) -> NDArray[np.uint8]:
@@ -29,7 +42,7 @@ def contact_sheet(curriculum: Curriculum, steps: Sequence[int], classes: Sequenc
             "export it to .npz"
         )
     C, H, W = curriculum.x.shape[2:]
-    gap = max(1, W // 14)
+    gap = gap_of(W)
     labels = curriculum.y.argmax(-1).cpu().numpy()
     sheet = np.zeros((len(classes), H + gap, len(steps), W + gap, 4), np.uint8)
     for column, t in enumerate(steps):
@@ -44,6 +57,19 @@ def contact_sheet(curriculum: Curriculum, steps: Sequence[int], classes: Sequenc
                 sheet[row, :H, column, :W, :3] = (rgb.clip(0, 1) * 255).round().transpose(1, 2, 0)
                 sheet[row, :H, column, :W, 3] = 255
     return sheet.reshape(len(classes) * (H + gap), len(steps) * (W + gap), 4)
+
+
+def real_column(data: Dataset, classes: Sequence[int]) -> NDArray[np.uint8]:
+    """The first training image of each class, to stand beside a :func:`contact_sheet`: uint8 RGBA
+    (len(classes) * (H + gap), W + gap, 4). A class without an image is transparent."""
+    from minigtn.teaching.curriculum import Curriculum
+
+    first = [int((data.train.y == k).int().argmax()) for k in range(data.n_classes)]
+    x = data.train.x[None, first].cpu()
+    y = torch.nn.functional.one_hot(data.train.y[None, first].cpu(), data.n_classes).float()
+    one = torch.ones(1)
+    real = Curriculum(x, y, one, 0 * one, data.class_names, data.mean, data.std)
+    return contact_sheet(real, [0], classes)
 
 
 def enlarged_sheet(curriculum: Curriculum) -> NDArray[np.uint8]:

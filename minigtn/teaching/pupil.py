@@ -124,14 +124,21 @@ class Pupil:
         return sum(losses) / len(losses) if finite else math.inf
 
     def like_real_images(self) -> Tensor:
-        """The curriculum's images (T, B, C, H, W) with mean 0 and standard deviation 1 in each channel, as
-        the images have that a real data set was standardized with; vectors as they are. Synthetic images
-        have their own, and statistics taken from them as they are mislead a batch norm (docs/log.md)."""
+        """The curriculum's images (T, B, C, H, W) with the mean and the standard deviation that each pixel
+        has in the real images. Synthetic images have their own, and statistics taken from them as they are
+        mislead a batch norm (docs/log.md). Where the curriculum does not know its real images: with mean 0
+        and standard deviation 1 in each channel; vectors as they are."""
         if not self.about.of_images:
             return self.x
-        mean = self.x.mean((0, 1, 3, 4), keepdim=True)
-        std = self.x.std((0, 1, 3, 4), keepdim=True)
-        return (self.x - mean) / std.where(std > 0, 1)
+        moments = self.about.moments
+        over = (0, 1, 3, 4) if moments is None else (0, 1)
+        mean = self.x.mean(over, keepdim=True)
+        std = self.x.std(over, keepdim=True)
+        alike = (self.x - mean) / std.where(std > 0, 1)
+        if moments is None:
+            return alike
+        real_mean, real_std = moments.to(alike)
+        return alike * real_std + real_mean
 
     @torch.no_grad()
     def _write(self, values: Iterable[Tensor]) -> None:

@@ -82,10 +82,10 @@ def teach(
     Parameters that do not require grad stay as they are, tied ones stay tied, and one that the loss does not
     use counts as having gradient zero. The module is taught in training mode and given back in the mode that
     it was in; layers that are in evaluation mode inside a module in training mode are left so. Batch norms
-    get running statistics from the curriculum's images, brought to the mean 0 and standard deviation 1 per
-    channel that real images have in these units, so that ``module.eval()`` works; statistics of real images
-    (``torch.optim.swa_utils.update_bn``) are still better where there are any. Autocast around the call does
-    not count; inside the module's forward it does.
+    get running statistics from the curriculum's images, each pixel brought to the mean and the standard
+    deviation that it has in the real images, so that ``module.eval()`` works nearly as with statistics of
+    real ones (docs/log.md). A curriculum without ``moments`` knows these per channel only, and brings less.
+    Autocast around the call does not count; inside the module's forward it does.
 
     ``after_step(t)``, t = 1..T, may measure the module, in any mode, in the training that counts.
 

@@ -13,7 +13,7 @@ from minigtn import Curriculum, load_curriculum, sgd, teach
 from minigtn.agents.environments import CartPole
 from minigtn.agents.policies import Policy, PolicyConfig, SumOfImitations
 from minigtn.agents.rollout import Simulation, greedy, of_modules, play
-from minigtn.pages import run_page as report
+from minigtn.pages.export import export
 
 
 def make(steps: int = 4) -> Curriculum:
@@ -79,11 +79,11 @@ def test_what_draws_images_refuses_vectors_in_one_sentence(tmp_path: Path) -> No
         ValueError,
         match=r"a contact sheet shows images, and this curriculum holds vectors of features, x \(4, 6, 3\)",
     ):
-        report.export(make(), tmp_path / "sheet.png", "float32")
+        export(make(), tmp_path / "sheet.png", "float32")
     with pytest.raises(ValueError, match="pixels='uint8' is for images"):
         make().save(tmp_path / "c.safetensors", pixels="uint8")
     assert not list(tmp_path.iterdir())
-    report.export(make(), tmp_path / "c.npz", "float32")
+    export(make(), tmp_path / "c.npz", "float32")
     assert (tmp_path / "c.npz").stat().st_size > 100
 
 

@@ -6,8 +6,9 @@ from dataclasses import replace
 import pytest
 
 from minigtn import data
+from minigtn.nas.candidate import Candidate
 from minigtn.nas.parallel import score_all
-from minigtn.nas.scores import Candidate, EstimatorConfig, make, tune
+from minigtn.nas.scores import EstimatorConfig, make, tune
 from minigtn.runs.distributed import WorkerLost
 from tiny_space import Mortal, TinySpace, WideSpace
 
@@ -37,7 +38,7 @@ def test_workers_change_no_score():
     tasks = list(itertools.product([network(arch, space) for arch in ("0000", "0120", "2222")], estimators))
     one, two = (values(score_all(tasks, workers)) for workers in (1, 2))
     assert one == two
-    assert len(one) == 3 * 4  # real fills two columns
+    assert len(one) == 3 * 7  # a training fills three columns
     real = estimators[1]
     candidates = [({"lr": lr}, replace(real, lr=lr)) for lr in (0.01, 0.1)]
     tunings = [tune(candidates, CONFIG, space, DIGITS, 0, workers) for workers in (1, 2)]

@@ -1,17 +1,15 @@
-"""RankConfig statistics agree with their definitions; ranking resumes; the page stands alone."""
+"""Tables are read or refused; ranking resumes; the page stands alone."""
 
 import itertools
 import json
 import math
 from dataclasses import replace
 
-import numpy as np
 import pytest
-import scipy.stats
 
 from minigtn import data
 from minigtn.nas import report
-from minigtn.nas.ranking import RankConfig, compare, measures, rank
+from minigtn.nas.ranking import RankConfig, rank
 from minigtn.nas.scores import EstimatorConfig
 from minigtn.nas.tables import draw, read_scores, read_table
 from minigtn.runs.claim import claimed
@@ -19,10 +17,11 @@ from tiny_space import TinySpace
 
 DIGITS = data.load("digits")
 ESTIMATORS = EstimatorConfig(
-    curriculum="digits-10", steps=2, batch_size=10, valid_images=50, valid_batch=50, probe_images=8,
+    curriculum="digits-10", steps=2, real_steps=3, batch_size=10, valid_images=50, valid_batch=50,
+    probe_images=8,
     real_lrs=(0.1,), real_momenta=(0.5,), tuning_networks=1,
 )  # fmt: skip
-CONFIG = RankConfig(space="tiny", networks=12, bootstrap=20)
+CONFIG = RankConfig(space="tiny", networks=6, bootstrap=20, repeats=2)
 
 
 @pytest.fixture
@@ -36,97 +35,6 @@ def table(tmp_path):
 
 def run(config, table, folder, estimators=ESTIMATORS):
     return rank(config, estimators, DIGITS, table, folder, space=TinySpace(), bar=False)
-
-
-# ---- statistics ----
-
-
-def test_measures_by_hand():
-    truth = np.arange(20.0)
-    score = truth.copy()
-    assert measures(score, truth) == pytest.approx({"spearman": 1, "kendall": 1, "precision": 1, "regret": 0})
-    assert measures(-score, truth) == pytest.approx(
-        {"spearman": -1, "kendall": -1, "precision": 0, "regret": 19}
-    )
-    score[[18, 17]] = score[[17, 18]]  # one of the best two by score is one of the best two by truth
-    got = measures(score, truth)
-    assert got["precision"] == 0.5
-    assert got["spearman"] == pytest.approx(1 - 6 * 2 / (20 * (20**2 - 1)))
-    assert got["kendall"] == pytest.approx(1 - 2 / 190)
-
-
-def test_spearman_with_ties_is_scipys():
-    rng = np.random.default_rng(0)
-    score = rng.integers(5, size=40).astype(float)
-    truth = rng.normal(size=40)
-    assert measures(score, truth)["spearman"] == pytest.approx(scipy.stats.spearmanr(score, truth).statistic)
-
-
-def test_tied_scores_share_their_places():
-    truth = np.array([0.0, 1.0, 2.0, 3.0])
-    got = measures(np.ones(4), truth)
-    assert math.isnan(got["spearman"])
-    assert math.isnan(got["kendall"])
-    assert got["precision"] == 0.25  # a pick at random is the best one in one of four cases
-    assert got["regret"] == 1.5
-
-
-def rows(scores, truth=None):
-    truth = range(len(scores)) if truth is None else truth
-    return [
-        {
-            "arch": str(i),
-            "truth": float(t),
-            "scores": {"a": s, "b": float(-i)},
-            "seconds": {"a": 1.0, "b": 0.5},
-        }
-        for i, (s, t) in enumerate(zip(scores, truth, strict=True))
-    ]
-
-
-def test_scores_that_are_not_finite_rank_last_and_are_counted():
-    result = compare(rows([0.0, 1.0, 2.0, 3.0, 4.0, None]), ["a"], (), 10, 0)["columns"]["a"]
-    assert result["not_finite"] == 1
-    worst = compare(rows([0.0, 1.0, 2.0, 3.0, 4.0, -9.0]), ["a"], (), 10, 0)["columns"]["a"]
-    assert result["all"] == worst["all"]
-    json.dumps(result, allow_nan=False)
-
-
-def test_the_better_half_is_by_truth():
-    scores = [5.0, 4.0, 3.0, 0.0, 1.0, 2.0]  # wrong on the worse half, right on the better one
-    result = compare(rows(scores), ["a"], (), 10, 0)
-    assert result["better_half"] == 3
-    assert result["columns"]["a"]["better_half"]["spearman"]["value"] == pytest.approx(1)
-    assert result["columns"]["a"]["all"]["spearman"]["value"] < 0
-
-
-def test_a_vote_is_the_mean_rank():
-    result = compare(rows([0.0, 10.0, 20.0, 30.0]), ["a", "b"], ("a", "b"), 10, 0)["columns"]
-    assert result["vote"]["all"]["spearman"]["value"] is None  # two opposite orders: all alike
-    assert result["vote"]["seconds"]["mean"] == 1.5
-    assert "vote" not in compare(rows([0.0, 1.0]), ["a"], ("a", "b"), 10, 0)["columns"]
-
-
-def test_intervals_hold_the_truth_about_as_often_as_they_say():
-    """Over 30 draws of 40 pairs with a Spearman of 0.743 the 95 % intervals hold it in 25 or more; they do
-    not hold 0.943."""
-    rng = np.random.default_rng(0)
-    held = shifted = 0
-    for seed in range(30):
-        a = rng.normal(size=40)
-        interval = compare(rows((a + rng.normal(size=40) * 0.85).tolist(), a), ["a"], (), 60, seed)[
-            "columns"
-        ]["a"]["all"]["spearman"]
-        held += interval["low"] <= 0.743 <= interval["high"]
-        shifted += interval["low"] <= 0.943 <= interval["high"]
-    assert held >= 25
-    assert shifted < 25
-
-
-def test_the_seed_gives_the_same_intervals():
-    scores = np.random.default_rng(0).normal(size=30).tolist()
-    one, again, other = (compare(rows(scores), ["a"], (), 50, seed) for seed in (0, 0, 1))
-    assert one == again != other
 
 
 # ---- the table ----
@@ -215,23 +123,22 @@ def test_architectures_that_are_none_are_refused_before_anything_is_tuned(table,
 def test_rank_stopped_resumed_and_extended_is_the_same(table, tmp_path, monkeypatch):
     monkeypatch.setattr("minigtn.nas.report.write", lambda folder: folder)  # which has a test of its own
     whole = run(CONFIG, table, tmp_path / "whole")
-    assert list(whole["columns"]) == [
-        "gtn-2",
-        "real-2",
-        "tse-2",
-        "params",
-        "flops",
-        "synflow",
-        "naswot",
-        "vote",
-    ]
+    columns = [f"gtn-2-{score}" for score in ("loss", "accuracy", "tse")]
+    assert list(whole["columns"])[::3] == [
+        "gtn-2-loss", "gtn-1-loss", "real-1-loss", "real-2-loss", "real-3-loss", "real-constant-3-loss",
+        "real-constant-2-loss", "real-constant-1-loss", "params", "naswot",
+    ]  # fmt: skip
+    assert list(whole["columns"])[:3] == columns
+    assert list(whole["columns"]["gtn-2-tse"]["against"]) == [
+        "flops", "real-2-tse", "real-3-tse", "real-constant-2-tse", "real-constant-3-tse"
+    ]  # fmt: skip
     assert all(
         value["value"] is None or math.isfinite(value["value"])
         for c in whole["columns"].values()
         for value in c["all"].values()
     )
 
-    from minigtn.nas.scores import RealTraining
+    from minigtn.nas.trainings import RealTraining
 
     folder = tmp_path / "stopped"
     calls = []
@@ -244,7 +151,7 @@ def test_rank_stopped_resumed_and_extended_is_the_same(table, tmp_path, monkeypa
         return score(self, network)
 
     monkeypatch.setattr(RealTraining, "score", interrupted)
-    few = replace(CONFIG, networks=8, estimators=("real", "params"))
+    few = replace(CONFIG, networks=4, estimators=("real-constant", "params"), repeats=1)
     with pytest.raises(KeyboardInterrupt):
         run(few, table, folder)
     kept = (folder / "scores.jsonl").read_text()
@@ -253,11 +160,12 @@ def test_rank_stopped_resumed_and_extended_is_the_same(table, tmp_path, monkeypa
     run(few, table, folder)
     assert (folder / "scores.jsonl").read_text().startswith(kept)
     # after the one that tuned: the interrupted one twice
-    assert (len(calls[1:]), len(set(calls[1:]))) == (9, 8)
+    assert (len(calls[1:]), len(set(calls[1:]))) == (5, 4)
     run(CONFIG, table, folder)
 
     def values(where):
-        return sorted((row["arch"], sorted(row["scores"].items())) for row in read_scores(where))
+        rows = read_scores(where, repeats=CONFIG.repeats)
+        return sorted((row["arch"], sorted(row["scores"].items())) for row in rows)
 
     assert values(folder) == values(tmp_path / "whole")
     with pytest.raises(ValueError, match=r"was made with other settings \(seed: 0 -> 1\)"):
@@ -266,13 +174,19 @@ def test_rank_stopped_resumed_and_extended_is_the_same(table, tmp_path, monkeypa
 
 def test_the_page_stands_alone_and_can_be_drawn_again(table, tmp_path):
     folder = tmp_path / "run"
-    run(replace(CONFIG, estimators=("real", "params", "naswot"), vote=("params", "naswot")), table, folder)
+    settings = replace(CONFIG, estimators=("gtn", "real", "params", "flops"), vote=("params", "flops"))
+    run(settings, table, folder)
     page = (folder / "report.html").read_text()
     for word in ("<script", "http://", "https://", "@import"):
         assert word not in page
-    for word in ("real-2", "naswot", "vote", "On the better half, n = 6", "n = 12", "tuning took"):
+    for word in (
+        "real-3-loss", "flops", "vote", "On the better half, n = 3", "n = 6", "s of tuning",
+        "n = 2 initial weights",
+        "gtn-2-loss \N{MINUS SIGN} real-2-loss", "minus their validation loss",
+    ):  # fmt: skip
         assert word in page
-    assert page.count("data:image/svg+xml") == 2 * 5  # light and dark: the cost, and four scatter plots
+    # light and dark: steps and seconds for both parts, scatter plots of the two trainings' ends and of sizes
+    assert page.count("data:image/svg+xml") == 2 * (4 + 4)
     (folder / "report.html").unlink()
     assert report.write(folder).read_text() == page
 
@@ -282,6 +196,7 @@ def test_the_page_stands_alone_and_can_be_drawn_again(table, tmp_path):
     [
         ({"networks": -1}, "networks must be at least 0"),
         ({"bootstrap": 0}, "bootstrap must be at least 1"),
+        ({"repeats": 0}, "repeats must be at least 1"),
         ({"estimators": ("flops", "flops")}, "each once"),
     ],
 )
@@ -299,7 +214,8 @@ def test_a_curriculum_that_is_missing_is_refused_before_the_folder_is_begun(tabl
     assert not (tmp_path / "run").exists()
 
 
-def test_scores_of_unknown_settings_and_damaged_ones_are_refused(table, tmp_path):
+def test_scores_of_unknown_settings_and_damaged_ones_are_refused(table, tmp_path, monkeypatch):
+    monkeypatch.setattr("minigtn.nas.report.write", lambda folder: folder)
     folder = tmp_path / "run"
     few = replace(CONFIG, estimators=("params",), vote=())
     run(few, table, folder)
@@ -317,3 +233,24 @@ def test_scores_of_unknown_settings_and_damaged_ones_are_refused(table, tmp_path
         run(few, table, folder)
     with claimed(folder), pytest.raises(ValueError, match="another process is at work in"):
         run(few, table, folder)
+
+
+def test_scores_over_repeats_are_means_and_one_that_is_not_finite_spoils_them(tmp_path):
+    lines = [
+        {"arch": "0", "repeat": r, "truth": 1.0, "scores": {"a": a, "b": b}, "seconds": {"a": 1.0, "b": 0.5}}
+        for r, a, b in ((0, 1.0, 1.0), (1, 4.0, None), (2, 100.0, 3.0))
+    ]
+    (tmp_path / "scores.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (row,) = read_scores(tmp_path, repeats=2)
+    assert row["scores"] == {"a": 2.5, "b": None}
+    assert row["seconds"] == {"a": 2.0, "b": 1.0}
+
+
+def test_a_folder_of_before_there_were_curves_is_refused_in_one_sentence(table, tmp_path):
+    old = {"space": "tiny", "networks": 6, "seed": 0, "curriculum": "digits-10", "steps": 2}
+    (tmp_path / "config.json").write_text(json.dumps({"config": old}))
+    (tmp_path / "scores.jsonl").write_text(
+        '{"arch": "0000", "truth": 50, "scores": {"real-2": 0.1}, "seconds": {"real-2": 1.0}}\n'
+    )
+    with pytest.raises(ValueError, match=r"was made with other settings \(.*score: None -> loss; .*another"):
+        run(CONFIG, table, tmp_path)

@@ -10,7 +10,10 @@ from torch import nn
 
 import minigtn
 from minigtn import data
-from minigtn.nas.scores import Candidate, EstimatorConfig, RealTraining, ZeroCost, make
+from minigtn.nas.candidate import Candidate
+from minigtn.nas.scores import EstimatorConfig, make, parts
+from minigtn.nas.trainings import RealTraining
+from minigtn.nas.zero_cost import ZeroCost
 from tiny_space import TinySpace
 
 DIGITS = data.load("digits")
@@ -52,7 +55,7 @@ class Linear(TinySpace):
         return nn.Sequential(nn.Flatten(), nn.Linear(in_channels * 64, n_classes), nn.ReLU())
 
 
-@pytest.mark.parametrize("name", ["gtn", "real", "tse", "real-2x", "params", "flops", "synflow", "naswot"])
+@pytest.mark.parametrize("name", ["gtn", "real", "real-constant", "params", "flops", "synflow", "naswot"])
 def test_every_estimator_repeats_itself_and_leaves_the_global_generator_alone(name):
     estimator = make(name, CONFIG, SPACE, DIGITS, 0, tuning=SETTINGS)
     torch.manual_seed(5)
@@ -72,52 +75,94 @@ def test_every_estimator_repeats_itself_and_leaves_the_global_generator_alone(na
         )
 
 
-def test_columns_say_the_steps():
-    columns = [
-        make(name, CONFIG, SPACE, DIGITS, 0, tuning=SETTINGS).columns for name in ("gtn", "real", "tse-9x")
-    ]
-    assert columns == [("gtn-4",), ("real-4", "tse-4"), ("tse-36",)]
-    whole = replace(CONFIG, steps=0)
-    assert make("gtn", whole, SPACE, DIGITS, 0).columns == ("gtn-10",)
-    real = make("real-2x", whole, SPACE, DIGITS, 0, tuning=SETTINGS)
+def test_columns_say_arm_steps_and_score():
+    columns = [make(name, CONFIG, SPACE, DIGITS, 0, tuning=SETTINGS).columns for name in ("gtn", "real")]
+    assert columns[0] == ("gtn-4-loss", "gtn-4-accuracy", "gtn-4-tse")
+    assert columns[1] == ("real-4-loss", "real-4-accuracy", "real-4-tse")
+    whole = replace(CONFIG, steps=0, score="tse")
+    assert make("gtn", whole, SPACE, DIGITS, 0).columns[0] == "gtn-10-tse"
+    real = make("real-constant", replace(whole, real_steps=20), SPACE, DIGITS, 0, tuning=SETTINGS)
+    assert real.columns[0] == "real-constant-20-tse"
     assert (real.steps, real.batch_size) == (20, minigtn.load_curriculum("digits-10").x.shape[1])
     # real data can be scored before the curriculum is made
     later = replace(CONFIG, curriculum="not/yet/there", steps=4, batch_size=10)
-    assert make("real", later, SPACE, DIGITS, 0, tuning=SETTINGS).columns == ("real-4", "tse-4")
+    assert make("real", later, SPACE, DIGITS, 0, tuning=SETTINGS).columns[0] == "real-4-loss"
 
 
-def test_gtn_is_teach_and_validation_accuracy():
+def test_a_ranking_reads_along_the_way_but_annealed_trainings_end_where_they_are_read():
+    settings = replace(CONFIG, steps=3, batch_size=10, real_steps=9)
+    ((config, curve),) = parts("real-constant", settings).values()
+    constant = make("real-constant", config, SPACE, DIGITS, 0, SETTINGS, curve=curve)
+    assert constant.columns[::3] == tuple(f"real-constant-{k}-loss" for k in (9, 8, 4, 3, 2, 1))
+    ((config, curve),) = parts("gtn", replace(settings, read_at=(2, 200))).values()
+    assert make("gtn", config, SPACE, DIGITS, 0, curve=curve).columns[::3] == ("gtn-3-loss", "gtn-2-loss")
+    lengths = parts("real", replace(settings, read_at=(5,)))
+    assert list(lengths) == ["real-3", "real-5", "real-9"]
+    for name, (config, curve) in lengths.items():
+        annealed = make("real", config, SPACE, DIGITS, 0, SETTINGS, curve=curve)
+        assert annealed.anneal
+        assert f"real-{annealed.steps}" == name
+        assert annealed.columns[0] == f"{name}-loss"
+    assert parts("flops", settings) == {"flops": (settings, True)}
+
+
+@pytest.mark.parametrize("name", ["gtn", "real-constant"])
+def test_a_reading_on_the_way_is_that_of_a_training_that_ends_there(name):
+    """And reading changes nothing of what comes after."""
+    config = replace(CONFIG, real_steps=4)
+    whole = make(name, config, SPACE, DIGITS, 0, SETTINGS, curve=True).score(network())
+    for k in (1, 2, 4):
+        alone = make(name, replace(config, steps=k, real_steps=k), SPACE, DIGITS, 0, SETTINGS).score(
+            network()
+        )
+        for column, score in alone.items():
+            assert score.value == pytest.approx(whole[column].value, rel=1e-6), column
+    assert len({score.value for column, score in whole.items() if "accuracy" not in column}) == 6
+
+
+def test_the_seconds_of_a_reading_leave_the_other_readings_out(monkeypatch):
+    ticks = iter(range(1000))
+    monkeypatch.setattr("minigtn.nas.trainings.stopwatch", lambda device: lambda: float(next(ticks)))
+    scores = RealTraining(3, 10, 0.1, 0.5, read_at=(1, 2, 3)).score(network())
+    assert [scores[f"real-constant-{k}-tse"].seconds for k in (1, 2, 3)] == [0, 1, 2]  # one tick a step
+    assert [scores[f"real-constant-{k}-loss"].seconds for k in (1, 2, 3)] == [1, 2, 3]
+
+
+def test_gtn_is_teach_and_validation_data():
     curriculum = minigtn.load_curriculum("digits-10")
     estimator = make("gtn", replace(CONFIG, steps=0), SPACE, DIGITS, 0)
-    score = estimator.score(network("2222"))["gtn-10"].value
+    scores = estimator.score(network("2222"))
     with network("2222").built() as module:
-        minigtn.teach(module, curriculum, lr="learned")
+        taught = minigtn.teach(module, curriculum, lr="learned")
         module.eval()
-        hits = sum(
-            (module(DIGITS.valid.x[i : i + 50]).argmax(1) == DIGITS.valid.y[i : i + 50]).sum()
-            for i in (0, 50)
-        )
-    assert score == hits.item() / 100
+        logits = torch.cat([module(DIGITS.valid.x[i : i + 50]) for i in (0, 50)])
+    labels = DIGITS.valid.y[:100]
+    assert scores["gtn-10-accuracy"].value == (logits.argmax(1) == labels).sum().item() / 100
+    loss = nn.functional.cross_entropy(logits, labels).item()
+    assert scores["gtn-10-loss"].value == pytest.approx(-loss, rel=1e-5)
+    assert scores["gtn-10-tse"].value == pytest.approx(-sum(taught.losses))
 
 
 def test_test_data_are_never_read():
     nothing = replace(DIGITS, test=data.Split(torch.empty(0, 1, 8, 8), torch.empty(0, dtype=torch.long)))
     for name in ("gtn", "real"):
         estimator = make(name, CONFIG, SPACE, nothing, 0, tuning=SETTINGS)
-        assert estimator.score(network(data=nothing))[estimator.columns[0]].value > 0
+        assert estimator.score(network(data=nothing))[estimator.columns[1]].value > 0
 
 
-def test_real_data_by_hand():
-    """Two steps of heavy-ball SGD on a linear softmax, with gradients written out; accuracy and the sum of
-    the losses agree."""
-    real = RealTraining(2, 20, 0.2, 0.5)
+@pytest.mark.parametrize("anneal", [False, True])
+def test_real_data_by_hand(anneal):
+    """Three steps of heavy-ball SGD on a linear softmax, with gradients written out; all scores agree."""
+    real = RealTraining(3, 20, 0.2, 0.5, anneal)
+    arm = "real" if anneal else "real-constant"
     scores = real.score(network(space=_Softmax()))
     with network(space=_Softmax()).built() as module:
         W, b = (p.detach().double().clone() for p in module.parameters())
     vW = torch.zeros_like(W)
     vb = torch.zeros_like(b)
     total = 0.0
-    for step in range(2):
+    for step in range(3):
+        lr = 0.2 * (1, 0.75, 0.25)[step] if anneal else 0.2
         x, y = network().batch(step, 20)
         x = x.flatten(1).double()
         p = torch.softmax(x @ W.T + b, 1)
@@ -125,12 +170,14 @@ def test_real_data_by_hand():
         error = (p - nn.functional.one_hot(y, 10)) / 20
         vW = 0.5 * vW + error.T @ x
         vb = 0.5 * vb + error.sum(0)
-        W = W - 0.2 * vW
-        b = b - 0.2 * vb
-    right = (DIGITS.valid.x[:100].flatten(1).double() @ W.T + b).argmax(1) == DIGITS.valid.y[:100]
-    assert scores["tse-2"].value == pytest.approx(-total, rel=1e-5)
-    assert scores["real-2"].value == right.double().mean().item()
-    assert scores["tse-2"].seconds <= scores["real-2"].seconds
+        W = W - lr * vW
+        b = b - lr * vb
+    log_p = torch.log_softmax(DIGITS.valid.x[:100].flatten(1).double() @ W.T + b, 1)
+    y = DIGITS.valid.y[:100]
+    assert scores[f"{arm}-3-tse"].value == pytest.approx(-total, rel=1e-5)
+    assert scores[f"{arm}-3-accuracy"].value == (log_p.argmax(1) == y).double().mean().item()
+    assert scores[f"{arm}-3-loss"].value == pytest.approx(log_p[torch.arange(100), y].mean().item(), rel=1e-5)
+    assert scores[f"{arm}-3-tse"].seconds <= scores[f"{arm}-3-loss"].seconds
 
 
 class _Softmax(TinySpace):
@@ -143,12 +190,32 @@ def test_training_that_diverges_is_not_finite():
     assert not any(math.isfinite(score.value) for score in scores.values())
 
 
+def test_a_curriculum_that_ruins_a_network_is_not_finite_from_there_on():
+    taught = make("gtn", CONFIG, SPACE, DIGITS, 0, curve=True)
+    lr = taught.curriculum.lr.clone()
+    lr[2] = 1e30
+    scores = replace(taught, curriculum=replace(taught.curriculum, lr=lr)).score(network())
+    finite = {column for column, score in scores.items() if math.isfinite(score.value)}
+    assert finite == {f"gtn-{k}-{score}" for k in (1, 2) for score in ("loss", "accuracy", "tse")}
+
+
+def test_another_repeat_has_other_weights_and_the_same_batches():
+    first, second, again = (network(repeat=repeat) for repeat in (0, 1, 1))
+    assert first.batch(3, 8)[0].equal(second.batch(3, 8)[0])
+    weights = []
+    for candidate in (first, second, again):
+        with candidate.built() as module:
+            weights.append(torch.cat([p.flatten() for p in module.parameters()]))
+    assert weights[1].equal(weights[2])
+    assert not weights[0].equal(weights[1])
+
+
 def test_networks_normalize_with_their_batch_in_evaluation():
     whole, halves = (
         make("real", CONFIG, SPACE, DIGITS, 0, tuning=SETTINGS).score(network(valid_batch=n))
         for n in (100, 10)
     )
-    assert whole["real-4"].value != halves["real-4"].value
+    assert whole["real-4-loss"].value != halves["real-4-loss"].value
 
 
 def test_synflow_by_hand():
@@ -182,27 +249,39 @@ def test_sizes_come_from_the_space():
 
 
 def test_tuning_takes_the_best_by_validation_and_says_what_it_cost():
-    real = make("real", replace(CONFIG, real_lrs=(1e-6, 0.3), tuning_networks=2), SPACE, DIGITS, 0)
+    config = replace(CONFIG, real_lrs=(1e-6, 0.3, 1e30), tuning_networks=2)
+    real = make("real", config, SPACE, DIGITS, 0)
     tuning = real.tuning
     assert real.lr == tuning["lr"] == 0.3
-    assert len(tuning["tried"]) == 4
+    assert len(tuning["tried"]) == 6
     assert len(tuning["networks"]) == 2
-    assert max(setting["valid_accuracy"] for setting in tuning["tried"]) == tuning["valid_accuracy"]
-    assert tuning["at_edge_of_grid"]
+    by_setting = {(t["lr"], t["momentum"]): t["score"] for t in tuning["tried"]}
+    assert by_setting[1e30, 0.9] is None  # it ruins networks
+    assert max(score for score in by_setting.values() if score is not None) == tuning["score"]
+    assert not tuning["at_edge_of_grid"] or tuning["momentum"] == 0.9
     assert tuning["seconds"] > 0
-    best = [real.score(network(arch))["real-4"].value for arch in tuning["networks"]]
-    assert sum(best) / 2 == tuning["valid_accuracy"]
+    best = [real.score(network(arch))["real-4-loss"].value for arch in tuning["networks"]]
+    assert sum(best) / 2 == tuning["score"]
     again = make("real", CONFIG, SPACE, DIGITS, 0, tuning=tuning)
     assert (again.lr, again.momentum) == (real.lr, real.momentum)
+    by_accuracy = make("real-constant", replace(config, score="accuracy"), SPACE, DIGITS, 0, curve=True)
+    best = [by_accuracy.score(network(arch))["real-constant-4-accuracy"].value for arch in tuning["networks"]]
+    assert sum(best) / 2 == by_accuracy.tuning["score"]
+
+
+def test_tuning_reads_validation_images_where_nobody_says_how_many():
+    config = replace(CONFIG, valid_images=0, real_lrs=(0.1, 0.3), real_momenta=(0.5,), tuning_networks=1)
+    tuning = make("real", config, SPACE, DIGITS, 0).tuning
+    assert len({tried["score"] for tried in tuning["tried"]} - {None}) == 2
 
 
 def test_the_curriculums_learning_rates_are_scaled_as_validation_says():
     plain = make("gtn", CONFIG, SPACE, DIGITS, 0)
     assert plain.tuning == {}
     scaled = make("gtn", replace(CONFIG, lr_scales=(1e-4, 1.0, 0.5), tuning_networks=2), SPACE, DIGITS, 0)
-    tried = {setting["lr_scale"]: setting["valid_accuracy"] for setting in scaled.tuning["tried"]}
+    tried = {setting["lr_scale"]: setting["score"] for setting in scaled.tuning["tried"]}
     assert sorted(tried) == [1e-4, 0.5, 1.0]
-    assert tried[1e-4] < max(tried.values()) == scaled.tuning["valid_accuracy"]
+    assert tried[1e-4] < max(tried.values()) == scaled.tuning["score"]
     assert scaled.curriculum.lr.equal(scaled.tuning["lr_scale"] * plain.curriculum.lr)
     # not tuned again
     again = make("gtn", replace(CONFIG, lr_scales=(7.0, 8.0)), SPACE, DIGITS, 0, tuning=scaled.tuning)
@@ -213,8 +292,13 @@ def test_the_curriculums_learning_rates_are_scaled_as_validation_says():
     ("name", "changes", "sentence"),
     [
         ("magic", {}, "there is no estimator 'magic'"),
-        ("params-2x", {}, "there is no estimator 'params-2x'"),
-        ("real-0x", {}, "there is no estimator 'real-0x'"),
+        ("real-9x", {}, "there is no estimator 'real-9x'"),
+        (
+            "gtn",
+            {"score": "loss-16"},
+            "score is one of auto, loss, accuracy, tse, and was given as 'loss-16'",
+        ),
+        ("gtn", {"read_at": (0,)}, "read_at holds numbers of steps, from 1"),
         ("vote", {}, "there is no estimator 'vote'"),
         ("gtn", {"curriculum": ""}, "gtn needs a curriculum"),
         ("gtn", {"steps": 11}, "the curriculum has 10 steps, so gtn cannot take 11"),

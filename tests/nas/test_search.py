@@ -18,7 +18,8 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from postgres import NoPostgres, postgres
 
 from minigtn import data
-from minigtn.nas.scores import EstimatorConfig, Score
+from minigtn.nas.candidate import Score
+from minigtn.nas.scores import EstimatorConfig
 from minigtn.nas.search import SearchConfig, propose, search
 from minigtn.nas.study import SearchStopped, Study
 from tiny_space import Failing, Mortal, Slow, TinySpace, WideSpace

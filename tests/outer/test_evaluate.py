@@ -18,6 +18,7 @@ from minigtn.outer import batched, evaluate
 from minigtn.outer.batched import SumOfLosses, most_together, stack, unstack
 from minigtn.outer.evaluate import (
     accuracy,
+    confusion,
     final_evaluation,
     reading_steps,
     real_batches,
@@ -25,6 +26,7 @@ from minigtn.outer.evaluate import (
     seconds_of_training,
     steps_to_reach,
     taught_curves,
+    taught_predictions,
     tune_real_arm,
 )
 from minigtn.runs.seeds import Purpose, seed_for
@@ -94,6 +96,20 @@ def test_a_curve_is_the_accuracy_along_a_plain_run_of_torch(
     curve = taught_curves(LEARNERS, curriculum, digits.valid, [5], every)[0].tolist()
     assert curve == pytest.approx(expected, abs=1.5 / len(digits.valid))  # the last bits may flip one image
     assert curve[-1] > 0.2
+
+
+def test_the_confusion_counts_what_the_taught_learners_saw(digits: Dataset, curriculum: Curriculum) -> None:
+    seeds = [3, 4]
+    predicted = taught_predictions(LEARNERS, curriculum, digits.valid, seeds)
+    counts = torch.tensor(confusion(predicted[:, -1], digits.valid.y, 10))
+    assert counts.sum(1).tolist() == (2 * torch.bincount(digits.valid.y, minlength=10)).tolist()
+    curves = taught_curves(LEARNERS, curriculum, digits.valid, seeds)
+    assert counts.diagonal().sum() / counts.sum() == pytest.approx(curves[:, -1].mean().item())
+    assert confusion(torch.tensor([[0, 2, 2]]), torch.tensor([0, 1, 2]), 3) == [
+        [1, 0, 0],
+        [0, 0, 1],
+        [0, 0, 1],
+    ]
 
 
 def test_real_batches_are_training_images_with_their_labels(digits: Dataset) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,12 +12,22 @@ import torch
 
 from minigtn import Checkpointed, Unrolled
 from minigtn.data.datasets import Dataset, Split
+from minigtn.inner.optimizers import OPTIMIZERS
 from minigtn.networks.learners import Learner
 from minigtn.outer import meta_gradient
 from minigtn.outer.batched import Cohort
 from minigtn.outer.loop import MetaTraining
-from minigtn.outer.meta_gradient import base_learner, estimated_bytes, learner_for, meta_loss, real_readout
+from minigtn.outer.meta_gradient import (
+    add_meta_gradient,
+    base_learner,
+    estimated_bytes,
+    learner_for,
+    meta_loss,
+    real_readout,
+)
 from minigtn.runs.seeds import Purpose, seed_for
+from minigtn.teaching.curriculum import TrainingData
+from minigtn.teaching.fidelity import Fidelity
 from minigtn.teaching.teacher import VARIANTS, Teacher, variant
 from tiny import LEARNER, META, TEACHER, tiny
 
@@ -94,6 +105,39 @@ def test_learners_in_one_pass_give_the_mean_of_their_meta_gradients(
     assert abs(fewer.outer_step().meta_loss - gradients[0][0].item()) > 1e-4
 
 
+def test_a_learner_with_a_long_meta_gradient_is_clipped_and_the_others_are_not() -> None:
+    images = torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
+    lr = torch.tensor([0.5, 0.5], dtype=torch.float64, requires_grad=True)
+    # doubled on the way, as a generator would
+    lesson = TrainingData(2 * images, torch.zeros(2), 3 * lr, 0.0, OPTIMIZERS["sgd"])
+
+    def loss(weight: float) -> Callable[[TrainingData], torch.Tensor]:
+        return lambda shown: weight * (shown.x**2).sum() / 2 + weight * shown.lr.sum()
+
+    norm = 2 * images.detach().norm().item()
+    total = add_meta_gradient(lesson, [loss(0.1), loss(100.0)], longest=0.2 * norm)
+    assert total.item() == pytest.approx(100.1 * (norm**2 / 2 + 3))
+    # the first is shorter than .2, the second was 100 and becomes .2, by images and step sizes alike
+    torch.testing.assert_close(images.grad, 2 * (0.1 + 0.2) * 2 * images.detach())
+    torch.testing.assert_close(lr.grad, torch.full((2,), 3 * (0.1 + 0.2), dtype=torch.float64))
+
+
+def test_clipping_is_by_learner(digits: Dataset) -> None:
+    def gradients(clip: float) -> list[torch.Tensor]:
+        training = MetaTraining(tiny(learners=2, sample_learners="zoo", clip_learner=clip), digits)
+        training.meta_gradient.add(training.teacher, 0, range(2))
+        return [p.grad for p in training.teacher.parameters() if p.grad is not None]
+
+    assert all(a.equal(b) for a, b in zip(gradients(1e9), gradients(0.0), strict=True))
+    assert not any(a.equal(b) for a, b in zip(gradients(1e-4), gradients(0.0), strict=True))
+
+
+def test_real_images_have_no_gradient_to_clip() -> None:
+    config = tiny(learners=2, sample_learners="zoo", clip_learner=0.1)
+    with pytest.raises(ValueError, match=r"teacher\.images real has none"):
+        dataclasses.replace(config, teacher=dataclasses.replace(config.teacher, images="real"))
+
+
 def test_sampled_learners_have_architectures_of_their_own(digits: Dataset) -> None:
     training = MetaTraining(tiny(learners=4, sample_learners="zoo"), digits)
     assert len({learner_for(training.config, digits, seed).config for seed in range(20)}) > 5
@@ -131,8 +175,8 @@ def test_a_pool_of_ordinary_networks_stands_beside_the_runs_own(digits: Dataset)
 
 
 def test_learners_come_from_a_search_space(digits: Dataset) -> None:
-    sizes = {"sample_learners": "nas-bench-201", "sample_channels": 4, "sample_cells": 1}
-    training = MetaTraining(tiny(learners=2, **sizes), digits)
+    config = tiny(learners=2, sample_learners="nas-bench-201")
+    training = MetaTraining(dataclasses.replace(config, fidelity=Fidelity(channels=4, cells=1)), digits)
     seeds = [seed_for(0, Purpose.LEARNER, i) for i in range(60)]
     weights = [learner_for(training.config, digits, seed).init(seed) for seed in seeds[:12]]
     assert len({sum(p.numel() for p in params.values()) for params in weights}) > 5
@@ -160,21 +204,14 @@ def test_the_runs_own_learner_comes_first(digits: Dataset) -> None:
     ("changes", "sentence"),
     [
         ({"sample_own": 1.0}, "from 0 to below 1 .* not 1.0"),
+        ({"clip_learner": 0.1}, "goes with sampled learners.* given 0.1 with none"),
+        ({"clip_learner": -0.1, "sample_learners": "zoo"}, "finite length, not negative"),
         ({"sample_own": -0.1}, "share of the draws"),
         ({"sample_after": -1}, "meta.sample_after must be at least 0, not -1"),
         ({"sample_learners": "zoo", "graphs": "on"}, "meta.graphs holds the steps of each architecture"),
         ({"sample_learners": "zoo", "compile": "on"}, "give meta.sample-pool, too"),
         ({"sample_pool": 2}, "a number of sampled architectures; name meta.sample-learners, too"),
         ({"graphs": "on", "adjoint": "unrolled"}, "meta.graphs goes with the adjoint 'checkpointed'"),
-        (
-            {"sample_learners": "zoo", "sample_channels": 4},
-            "sizes of a search space; name one as meta.sample-learners",
-        ),
-        (
-            {"sample_learners": "nas-bench-macro", "sample_cells": 2},
-            "nas-bench-macro has no size 'cells_per_stage'",
-        ),
-        ({"sample_learners": "cells", "sample_channels": 5}, "channels must be even, not 5"),
     ],
 )
 def test_bad_samples_are_refused(changes: dict[str, Any], sentence: str) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import io
 import json
 import re
 import subprocess
@@ -11,115 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import pytest
-import torch
+import scipy.stats
 
-from minigtn.config import RunConfig
 from minigtn.outer.evaluate import reading_steps
-from minigtn.pages import figures, run_page
-from minigtn.runs.settings import to_dict
-from minigtn.teaching.curriculum import PIXEL_RANGE, Curriculum, load_curriculum
-
-T = 4
-B = 5
-K = 3
-NAMES = ("<b>cat</b>", "dog & co", '"frog"')
-
-
-def curriculum(C: int = 1, S: int = 8, T: int = T, B: int = B, names: tuple[str, ...] = NAMES) -> Curriculum:
-    rng = torch.Generator().manual_seed(0)
-    x = 4 * torch.rand(T, B, C, S, S, generator=rng) - 2
-    y = torch.nn.functional.one_hot(torch.arange(B).remainder(len(names)).expand(T, B), len(names)).float()
-    return Curriculum(
-        x, y, torch.linspace(0.1, 0.4, T), torch.linspace(0.5, 0.9, T), names, (0.4,) * C, (0.3,) * C, {}
-    )
-
-
-def result() -> dict[str, Any]:
-    arm = {
-        "lr": 0.2,
-        "momentum": 0.5,
-        "at_edge_of_grid": False,
-        "tuned_on": "validation",
-        "tuning_images": 2000,
-    }
-    arm["tuning"] = [
-        {"lr": lr, "momentum": m, "valid_accuracy": 0.61234 + lr * m}
-        for lr in (0.02, 0.2)
-        for m in (0.0, 0.5)
-    ]
-    return {
-        "inner_steps": T,
-        "batch_size": B,
-        "n_learners": 7,
-        "steps": [1, 2, 4],
-        "gtn_accuracy": 0.91234,
-        "gtn_accuracy_std": 0.0111,
-        "gtn_curve": {"mean": [0.3, 0.85, 0.91234], "std": [0.05, 0.04, 0.0111]},
-        "real_accuracy": 0.80456,
-        "real_accuracy_std": 0.0222,
-        "real_curve": {"mean": [0.2, 0.5, 0.80456], "std": [0.05, 0.05, 0.0222]},
-        "seconds_per_learner": {"gtn": 0.04321, "real": 1.2345},
-        "real_arm": arm,
-        "seconds": 1234.5,
-        "evaluation_seconds": 67.8,
-        "config": to_dict(RunConfig()),
-        "commit": "0123456789ab",
-        "versions": {"python": "3.11.1"},
-        "device": "CPU, one thread",
-    }
-
-
-def with_longer(match: int | None, steps: tuple[int, ...] = (1, 2, 4, 8, 16)) -> dict[str, Any]:
-    """A result with real data for more steps, too."""
-    curve = {"mean": [i / 10 for i in range(len(steps))], "std": [0.01] * len(steps)}
-    sizes = {"lr": 0.02, "momentum": 0.9, "accuracy": curve["mean"][-1], "accuracy_std": 0.01}
-    return result() | {"longer": {"steps": [*steps], "curve": curve, **sizes, "steps_to_match": match}}
-
-
-def records(n: int = 30, skipped: int = 0) -> list[dict[str, Any]]:
-    lines: list[dict[str, Any]] = [
-        {
-            "step": i,
-            "meta_loss": 2 / i,
-            "grad_norm": 1.0,
-            "outer_lr": 0.01,
-            "skipped": skipped,
-            "seconds": 2.0 * i,
-        }
-        for i in range(1, n + 1)
-    ]
-    for line in lines[9::10]:
-        line["valid_accuracy"] = 0.5 + line["step"] / 100
-    return lines
-
-
-def make_run(
-    folder: Path,
-    metrics: list[dict[str, Any]] | None = None,
-    taught: Curriculum | None = None,
-    judged: Any = None,
-) -> Path:
-    folder.mkdir()
-    environment = {
-        "commit": "0123456789ab",
-        "versions": {"python": "3.11.1", "torch": "2.13.0"},
-        "device": "CPU, one thread",
-    }
-    config = json.loads(json.dumps(to_dict(RunConfig())))
-    (folder / "config.json").write_text(json.dumps({"config": config, **environment}))
-    if metrics is not None:
-        (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in metrics))
-    if taught is not None:
-        taught.save(folder / "curriculum.safetensors")
-    if judged is not None:
-        (folder / "result.json").write_text(json.dumps(judged))
-    return folder
+from minigtn.pages import figures, page, player, run_page
+from minigtn.pages.wording import duration, interval_of_difference, short
+from run_folders import B, K, T, curriculum, make_run, records, result, with_longer
 
 
 def text_of(page: Path) -> str:
-    """What a reader sees: no tags, no style."""
-    html = re.sub(r"<style>.*?</style>", "", page.read_text(), flags=re.S)
+    """What a reader sees: no tags, no style, no script."""
+    html = re.sub(r"<(style|script)>.*?</\1>", "", page.read_text(), flags=re.S)
     return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", html))
 
 
@@ -133,7 +39,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_finished_run_shows_the_numbers_of_its_result(finished: Path) -> None:
     assert finished.name == "report.html"
     text = text_of(finished)
-    for shown in ("91.2% ± 1.1%", "80.5% ± 2.2%", "+10.8 points", "n = 7", "after 4 inner steps of 5 images"):
+    for shown in (
+        "91.2% ± 1.1%",
+        "80.5% ± 2.2%",
+        "+10.8 ± 2.1 points",
+        "n = 7",
+        "after 4 inner steps of 5 images",
+    ):
         assert shown in text
     assert "reach the 80.5% at which real data end within 2 of 4 steps" in text
     assert (
@@ -155,7 +67,11 @@ def test_finished_run_shows_the_numbers_of_its_result(finished: Path) -> None:
 
 def test_page_asks_nobody_for_anything(finished: Path) -> None:
     html = finished.read_text()
-    assert "<script" not in html
+    assert html.count("<script") == 1
+    assert f"<script>{player.SCRIPT}</script>" in html
+    hashed = base64.b64encode(hashlib.sha256(player.SCRIPT.encode()).digest()).decode()
+    policy = html.partition('Content-Security-Policy"')[2].partition(">")[0]
+    assert f"script-src 'sha256-{hashed}';" in policy
     assert not re.search(r"https?://|@import|url\(", html)
     links = re.findall(r'(?:src|srcset|href)="([^"]*)"', html)
     assert len(links) > 6
@@ -234,13 +150,13 @@ def test_warnings_of_a_run_are_shown(tmp_path: Path) -> None:
     assert "2 of 3 meta-gradients were not finite and were skipped" in text
     assert "is at the edge of the grid" in text
     assert "do not reach the 80.5%" in text
-    assert "\N{MINUS SIGN}10.5 points" in text
+    assert "\N{MINUS SIGN}10.5 ± 2.1 points" in text
     assert "device, evaluation another machine" in text
 
 
 def test_results_of_older_versions_are_drawn_and_say_what_is_missing(tmp_path: Path) -> None:
     judged = result()
-    for new in ("steps", "seconds_per_learner"):
+    for new in ("steps", "seconds_per_learner", "confusion"):
         del judged[new]
     del judged["real_arm"]["tuning_images"]
     judged |= {f"{arm}_curve": {"mean": [0.2, 0.5, 0.8, 0.9], "std": [0.1] * 4} for arm in ("gtn", "real")}
@@ -251,6 +167,7 @@ def test_results_of_older_versions_are_drawn_and_say_what_is_missing(tmp_path: P
     )
     assert "end within 4 of 4 steps" in text
     assert "training one learner" not in text
+    assert "taken for what" not in text
 
 
 def matrix() -> dict[str, Any]:
@@ -281,6 +198,115 @@ def test_networks_never_met_have_a_table(tmp_path: Path) -> None:
     assert "n = 3 fresh networks each" in text
     assert page.read_text().count('" class="best">81.2%') == 1
     assert '" class="best">20.0%' not in page.read_text()
+
+
+def test_mistakes_have_a_table(finished: Path) -> None:
+    text = text_of(finished)
+    assert "What is taken for what" in text
+    assert (
+        "all n = 7 together, 210 readings. Read best is dog &amp; co (97.1%), worst &quot;frog&quot; (80.0%)"
+        in text
+    )
+    assert "the most frequent mistake is to read &quot;frog&quot; as &lt;b&gt;cat&lt;/b&gt; (20.0%)" in text
+    card = finished.read_text().partition("What is taken for what")[2]
+    row = re.search(r'<th scope="row">&quot;frog&quot;</th>((?:<td style=.*?</td>)+)</tr></table>', card)
+    assert row
+    cells = re.findall(r'<td style="--heat:([\d.]+)"(| class="right")>(.*?)</td>', row[1])
+    assert cells == [("1.000", "", "20.0"), ("0.000", "", "<i>0</i>"), ("0.800", ' class="right"', "80.0")]
+
+
+def test_many_classes_have_a_sentence_instead_of_a_table(tmp_path: Path) -> None:
+    judged = result() | {"confusion": (5 * np.eye(20, dtype=int)).tolist()}
+    text = text_of(run_page.write(make_run(tmp_path / "run", records(), judged=judged)))
+    assert "there is no mistake. 20 classes are too many for a table." in text
+
+
+def test_real_images_stand_beside_the_synthetic_ones(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", records(), curriculum(), result())
+    strip = np.zeros((K * 9, 9, 4), np.uint8)
+    strip[9:17, :8] = 77, 77, 77, 255
+    (run / "real.png").write_bytes(figures.png(strip))
+    html = run_page.write(run).read_text()
+    images = re.findall(r'<td class="example"><img src="data:image/png;base64,(.*?)"', html)
+    assert len(images) == K
+    middle = np.array(PIL.Image.open(io.BytesIO(base64.b64decode(images[1]))).convert("RGBA"))
+    np.testing.assert_array_equal(middle, strip[9:18])
+    (run / "real.png").write_bytes(b"no picture")
+    with pytest.raises(
+        ValueError, match=r"real\.png is not a picture that can be read; minigtn evaluate makes"
+    ):
+        run_page.write(run)
+
+
+def test_greys_and_what_lies_outside_are_explained(tmp_path: Path) -> None:
+    c = curriculum()
+    c.x[:] = -4 / 3  # the pixel value 0 at mean .4 and std .3
+    c.x[0, 0] = 5
+    text = text_of(run_page.write(make_run(tmp_path / "run", taught=c)))
+    assert "0 \N{MINUS SIGN}1.3 0.25 \N{MINUS SIGN}0.5 0.5 +0.3 0.75 +1.2 1 +2.0" in text
+    assert f"{100 / (T * B):.1f}% of all synthetic values lie outside and are clipped" in text
+    colour = text_of(run_page.write(make_run(tmp_path / "colour", taught=curriculum(C=3))))
+    assert "Red, green and blue are pixel values from 0 to 1" in colour
+
+
+@pytest.mark.parametrize(
+    ("setting", "varies"),
+    [
+        ({}, False),
+        ({"order": "all"}, True),
+        ({"z": "random"}, True),
+        ({"images": "real"}, True),
+        ({"images": "pixels"}, False),
+    ],
+)
+def test_a_teacher_that_varies_shows_an_example(
+    setting: dict[str, str], varies: bool, tmp_path: Path
+) -> None:
+    run = make_run(tmp_path / "run", taught=curriculum())
+    saved = json.loads((run / "config.json").read_text())
+    saved["config"]["teacher"] |= setting
+    (run / "config.json").write_text(json.dumps(saved))
+    assert ("shows every learner something else" in text_of(run_page.write(run))) is varies
+
+
+@pytest.mark.parametrize("tail", [19, 20])
+def test_a_run_that_diverged_says_so(tail: int, tmp_path: Path) -> None:
+    metrics = records(30)
+    for i in range(tail):
+        metrics[30 - tail + i]["skipped"] = i + 1
+    text = text_of(run_page.write(make_run(tmp_path / "run", metrics)))
+    assert f"{tail} of 30 meta-gradients were not finite" in text
+    assert ("The last 20 were so in a row: meta-training diverged" in text) is (tail == 20)
+    assert ("--resume goes on" in text) is (tail == 19)
+
+
+def test_meta_training_stands_beside_the_time_of_a_learner(finished: Path) -> None:
+    text = text_of(finished)
+    assert "meta-training, once 60 s training one learner 0.043 s" in text
+    assert "Meta-training took as long as 1,400 of these trainings" in text
+
+
+def test_the_interval_of_a_difference_is_welchs() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(0.9, 0.01, 7), rng.normal(0.8, 0.05, 7)
+    known = scipy.stats.ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
+    half = interval_of_difference(a.std(ddof=1), b.std(ddof=1), 7)
+    assert half == pytest.approx((known.high - known.low) / 2)
+    assert interval_of_difference(0, 0, 3) == 0
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        (0.0432, ("0.043", "s")),
+        (119, ("119", "s")),
+        (344, ("5.7", "min")),
+        (7200, ("2.0", "h")),
+        (2e5, ("2.3", "days")),
+    ],
+)
+def test_durations(seconds: float, shown: tuple[str, str]) -> None:
+    assert duration(seconds) == shown
 
 
 def test_a_run_without_a_matrix_has_no_table(finished: Path) -> None:
@@ -317,87 +343,6 @@ def test_a_folder_that_is_no_run_is_named(tmp_path: Path) -> None:
         run_page.write(tmp_path)
 
 
-# ---- contact sheet and export ----
-
-
-def test_contact_sheet_holds_the_first_image_of_each_class_in_pixels() -> None:
-    c = curriculum(C=3)
-    sheet = run_page.contact_sheet(c, [1, 3], [0, 2])
-    assert sheet.shape == (2 * 9, 2 * 9, 4)
-    real = c.x[3, 2].double().numpy() * 0.3 + 0.4  # step 3, class 2, which comes third in the batch
-    cell = sheet[9:17, 9:17]
-    np.testing.assert_array_equal(
-        cell[..., :3], (real.clip(0, 1) * 255).round().transpose(1, 2, 0).astype(np.uint8)
-    )
-    assert (cell[..., 3] == 255).all()
-    assert (sheet[8, :, 3] == 0).all()  # gaps
-    assert (sheet[:, 17, 3] == 0).all()
-
-
-def test_contact_sheet_undoes_the_standardization() -> None:
-    pixels = torch.rand(T, B, 1, 8, 8, generator=torch.Generator().manual_seed(1))
-    c = curriculum()
-    c = Curriculum(c.standardize(pixels), c.y, c.lr, c.momentum, c.class_names, c.mean, c.std)
-    shown = run_page.contact_sheet(c, [0], [1])[:8, :8, 0]
-    np.testing.assert_allclose(shown / 255, pixels[0, 1, 0], atol=0.5 / 255 + 1e-6)
-
-
-def test_classes_that_a_batch_does_not_hold_are_transparent() -> None:
-    sheet = run_page.contact_sheet(curriculum(B=2), [0], range(K))
-    assert (sheet[:18, :8, 3].reshape(2, 9, 8)[:, :8] == 255).all()
-    assert (sheet[18:, :, 3] == 0).all()
-
-
-def test_exported_safetensors_come_back(tmp_path: Path) -> None:
-    c = curriculum()
-    run_page.export(c, tmp_path / "exact.safetensors", "float32")
-    exact = load_curriculum(tmp_path / "exact.safetensors")
-    assert torch.equal(exact.x, c.x)
-    run_page.export(c, tmp_path / "small.safetensors", "uint8")
-    small = load_curriculum(tmp_path / "small.safetensors")
-    # rounding to the nearest of 256 levels over 4 standardized units
-    half_a_level = (PIXEL_RANGE[1] - PIXEL_RANGE[0]) / 255 / 2
-    assert (small.x - c.x).abs().max() <= half_a_level + 1e-6
-    for part in ("y", "lr", "momentum"):
-        assert torch.equal(getattr(small, part), getattr(c, part))
-    assert small.class_names == exact.class_names == NAMES
-    assert (tmp_path / "small.safetensors").stat().st_size < (tmp_path / "exact.safetensors").stat().st_size
-
-
-def test_exported_npz_comes_back(tmp_path: Path) -> None:
-    c = curriculum(C=3)
-    run_page.export(c, tmp_path / "c.npz", "float32")
-    with np.load(tmp_path / "c.npz") as arrays:  # allow_pickle is off
-        assert sorted(arrays) == ["class_names", "lr", "mean", "momentum", "std", "x", "y"]
-        for part in ("x", "y", "lr", "momentum"):
-            np.testing.assert_array_equal(arrays[part], getattr(c, part).numpy())
-        assert tuple(arrays["class_names"]) == NAMES
-        np.testing.assert_array_equal(arrays["mean"], c.mean)
-        np.testing.assert_array_equal(arrays["std"], c.std)
-    before = (tmp_path / "c.npz").read_bytes()
-    run_page.export(c, tmp_path / "c.npz", "float32")
-    assert (tmp_path / "c.npz").read_bytes() == before
-
-
-def test_exported_png_is_the_contact_sheet_of_everything(tmp_path: Path) -> None:
-    from matplotlib.image import imread
-
-    c = curriculum(C=3)
-    run_page.export(c, tmp_path / "c.PNG", "float32")
-    image = imread(tmp_path / "c.PNG", format="png")
-    assert image.shape == (K * 9 * 5, T * 9 * 5, 4)  # 8 pixels and a gap, enlarged to cells of at least 40
-    np.testing.assert_array_equal(
-        (image[::5, ::5] * 255).round(), run_page.contact_sheet(c, range(T), range(K))
-    )
-
-
-@pytest.mark.parametrize("name", ["c.pkl", "c", "c.npz.zip"])
-def test_unknown_endings_are_refused_with_the_known_ones(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ValueError, match=rf"\.safetensors, \.npz or \.png, not to '{name}'"):
-        run_page.export(curriculum(), tmp_path / name, "float32")
-    assert not list(tmp_path.iterdir())
-
-
 def test_importing_the_module_does_not_import_matplotlib() -> None:
     code = "import sys, minigtn.pages.run_page; sys.exit('matplotlib' in sys.modules)"
     assert (
@@ -429,7 +374,7 @@ def test_smoothing_is_a_mean_of_the_finite_neighbours() -> None:
     ],
 )
 def test_short_numbers(number: float, shown: str) -> None:
-    assert run_page._short(number) == shown
+    assert short(number) == shown
 
 
 def drawn_accuracy(
@@ -437,10 +382,10 @@ def drawn_accuracy(
 ) -> tuple[list[figures.Panel], dict[int, str]]:
     """What the figure of steps, images and seconds is drawn from."""
     calls = []
-    monkeypatch.setattr(run_page, "svg", lambda *args: calls.append(args) or b"")
+    monkeypatch.setattr(page, "svg", lambda *args: calls.append(args) or b"")
     run_page.write(folder)
     (found,) = {
-        id(args[0]): (args[0], args[3]) for args in calls if args[1] == "inner step / images / seconds"
+        id(args[0]): (args[0], args[3]) for args in calls if args[1] == "inner step / images / milliseconds"
     }.values()
     return found
 
@@ -451,7 +396,7 @@ def test_the_accuracy_is_drawn_in_steps_images_and_seconds(
     before = finished.read_bytes()
     (panel,), ticks = drawn_accuracy(finished.parent, monkeypatch)
     finished.write_bytes(before)
-    assert ticks == {1: "1\n5\n0.011", 2: "2\n10\n0.022", 4: "4\n20\n0.043"}
+    assert ticks == {1: "1\n5\n11", 2: "2\n10\n22", 4: "4\n20\n43"}
     real, taught = panel.lines
     assert taught.x.tolist() == real.x.tolist() == [1, 2, 4]
     np.testing.assert_allclose(taught.y, [30, 85, 91.234])
@@ -478,7 +423,7 @@ def test_real_data_for_more_steps_are_a_third_line_and_a_sentence(
         True,
         False,
     )
-    assert ticks[16] == "16\n80\n0.17"
+    assert ticks[16] == "16\n80\n173"
 
 
 @pytest.mark.parametrize(
@@ -499,10 +444,3 @@ def test_ticks_are_far_enough_apart_to_be_read(tmp_path: Path, monkeypatch: pyte
     }
     _, ticks = drawn_accuracy(make_run(tmp_path / "run", records(), curriculum(), judged), monkeypatch)
     assert list(ticks) == [1, 2, 4, 10]
-
-
-@pytest.mark.parametrize(
-    ("n", "most", "expected"), [(1, 16, [0]), (3, 16, [0, 1, 2]), (128, 3, [0, 64, 127])]
-)
-def test_evenly_spaced_choice_keeps_the_ends(n: int, most: int, expected: list[int]) -> None:
-    assert run_page._evenly(n, most) == expected

@@ -86,6 +86,9 @@ def test_a_table_is_made_once_and_goes_on(
     assert longer["difference"] == pytest.approx(longer["accuracy"] - short["accuracy"])
     assert 0.05 < short["real_accuracy"] <= 1
     assert short["real_accuracy"] == longer["real_accuracy"]
+    assert longer["gain"] == pytest.approx(longer["accuracy"] - longer["real_accuracy"])
+    pairs = zip(longer["accuracies"], longer["real_accuracies"], strict=True)
+    assert longer["gain_interval"] == pytest.approx(mean_and_interval([a - b for a, b in pairs])[1])
     assert wild["row"] == "wild"
     page = (tmp_path / "ablations.md").read_text()
     assert "mean over n = 2 outer seeds" in page

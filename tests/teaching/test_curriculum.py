@@ -69,6 +69,45 @@ def test_a_float32_file_gives_back_every_bit(tmp_path: Path) -> None:
             assert getattr(back, name) == getattr(curriculum, name)
 
 
+def with_moments() -> Curriculum:
+    return dataclasses.replace(make(), moments=torch.rand(2, 2, 4, 5))
+
+
+@pytest.mark.parametrize("pixels", ["float32", "uint8"])
+def test_a_file_keeps_the_moments_of_the_real_images(tmp_path: Path, pixels: str) -> None:
+    curriculum = with_moments()
+    curriculum.save(tmp_path / "c", pixels=pixels)
+    assert load_curriculum(tmp_path / "c").moments.equal(curriculum.moments)
+    assert load_curriculum(tmp_path / "c").to("cpu").moments.equal(curriculum.moments)
+
+
+@pytest.mark.parametrize(
+    "moments",
+    [
+        torch.rand(2, 2, 4, 4),
+        torch.rand(2, 4, 5),
+        torch.ones(2, 2, 4, 5, dtype=torch.int64),
+        -torch.rand(2, 2, 4, 5) - 0.1,
+        torch.full((2, 2, 4, 5), torch.nan),
+    ],
+)
+def test_moments_that_cannot_be_right_are_refused(moments: Tensor) -> None:
+    with pytest.raises(ValueError, match=r"moments of a curriculum of x .* are finite floats"):
+        dataclasses.replace(make(), moments=moments)
+
+
+def test_damaged_moments_are_noticed(tmp_path: Path) -> None:
+    with_moments().save(tmp_path / "c")
+    content = bytearray((tmp_path / "c").read_bytes())
+    with safe_open(tmp_path / "c", "pt") as file:
+        moments = file.get_tensor("moments")
+    at = content.find(moments.numpy().tobytes())
+    content[at] ^= 1
+    (tmp_path / "c").write_bytes(content)
+    with pytest.raises(ValueError, match="does not fit its digest"):
+        load_curriculum(tmp_path / "c")
+
+
 def test_a_uint8_file_is_a_quarter_of_the_size_and_off_by_half_a_step(tmp_path: Path) -> None:
     curriculum = make(steps=40)
     curriculum.save(tmp_path / "a", pixels="float32")
@@ -90,7 +129,7 @@ def test_equal_content_is_the_same_file_byte_for_byte_and_holds_no_pickle(tmp_pa
     assert (tmp_path / "a").read_bytes() == (tmp_path / "deeper" / "b").read_bytes()
     with safe_open(tmp_path / "a", "pt") as file:
         assert set(file.keys()) == {"x", "y", "lr", "momentum"}
-        assert json.loads(file.metadata()["about"])["format"] == "minigtn curriculum 2"
+        assert json.loads(file.metadata()["about"])["format"] == "minigtn curriculum 3"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "deeper"]
 
 
@@ -126,7 +165,7 @@ BAD_FILES = {
     "torn": foreign(GOOD)[:-100],
     "no metadata": foreign(None),
     "metadata are no JSON": foreign({"about": "{"}),
-    "another format": foreign({"about": json.dumps({**ABOUT, "format": "minigtn curriculum 3"})}),
+    "another format": foreign({"about": json.dumps({**ABOUT, "format": "minigtn curriculum 4"})}),
     "a digest is missing": foreign({"about": json.dumps({**ABOUT, "format": "minigtn curriculum 2"})}),
     "a digest of something else": foreign({"about": json.dumps({**ABOUT, "digest": "0"})}),
     "metadata are a list": foreign({"about": "[]"}),

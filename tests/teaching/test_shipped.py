@@ -36,6 +36,7 @@ def network(channels: int, side: int) -> nn.Module:
     ("name", "dataset", "least"),
     [
         ("digits-10", "digits", 0.85),
+        ("digits-any", "digits", 0.8),
         ("mnist-16", "mnist", 0.9),
         ("mnist-32", "mnist", 0.92),
         ("cifar10-16", "cifar10", 0.25),
@@ -68,3 +69,16 @@ def test_the_curriculum_for_the_papers_learner_says_so() -> None:
     assert curriculum.x.shape == (32, 128, 1, 28, 28)
     assert curriculum.optimizer == "sgd"
     assert curriculum.provenance["config"]["learner"]["channels"] == [64, 128]
+
+
+def test_each_knows_the_moments_of_its_real_images() -> None:
+    names = ("digits-10", "digits-any", "mnist-16", "mnist-32", "mnist-paper", "cifar10-16")
+    for name in names:
+        curriculum = load_curriculum(name)
+        assert curriculum.moments.shape == (2, *curriculum.x.shape[2:])
+        mean, std = curriculum.moments  # of images that were standardized per channel
+        torch.testing.assert_close(mean.mean((1, 2)), torch.zeros(len(mean)), rtol=0, atol=1e-3)
+        spread = std.square().mean((1, 2)) + mean.square().mean((1, 2))
+        torch.testing.assert_close(spread, torch.ones(len(mean)), rtol=2e-3, atol=0)
+    for name in names[:2]:
+        torch.testing.assert_close(load_curriculum(name).moments, data.load("digits").moments)

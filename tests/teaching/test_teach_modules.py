@@ -106,6 +106,18 @@ def test_batch_norm_works_in_evaluation_mode(curriculum: Curriculum) -> None:
     assert right(module.eval(), curriculum) > 0.9
 
 
+def test_batch_norm_is_made_for_real_images_where_their_moments_are_known(curriculum: Curriculum) -> None:
+    module = nn.Sequential(nn.Identity(), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(128, 4))
+    moments = torch.rand(2, 2, 8, 8) + 0.5
+    teach(module, dataclasses.replace(curriculum, moments=moments))
+    mean, std = moments
+    x = curriculum.x
+    torch.testing.assert_close(module[1].running_mean, mean.mean((1, 2)), rtol=1e-3, atol=1e-4)
+    per_pixel = (x - x.mean((0, 1))) / x.std((0, 1)) * std + mean
+    variance = per_pixel.transpose(1, 2).flatten(2).var(-1).mean(0)
+    torch.testing.assert_close(module[1].running_var, variance, rtol=1e-3, atol=1e-4)
+
+
 def test_batch_norm_is_made_for_standardized_images(curriculum: Curriculum) -> None:
     """Also by a curriculum whose images are bright and contrasty, and have a channel that is constant."""
     scale = torch.tensor([3.0, 0.0]).view(2, 1, 1)

@@ -19,6 +19,25 @@ def hessian_times(loss, w, batch, nu):
     return grad(lambda w: anp.dot(grad(loss)(w, batch), nu))(w)
 
 
+def step(velocity=lambda m, v, g, lr: m * v + g, move=lambda lr, v, new, g: -lr * new, plain=False):
+    """Lesson 1's step with one thing wrong."""
+
+    def answer(loss, w, v, batch, lr, m):
+        lr = float(lr) if plain else lr
+        g = grad(loss)(w, batch)
+        new = velocity(m, v, g, lr)
+        return w + move(lr, v, new, g), new
+
+    return answer
+
+
+def step_writes(loss, w, v, batch, lr, m):
+    v *= m
+    v += grad(loss)(w, batch)
+    w -= lr * v
+    return w, v
+
+
 def forward_difference(f, x, h=1e-5):
     return np.array([(f(x + h * e) - f(x)) / h for e in np.eye(len(x))])
 
@@ -54,6 +73,17 @@ def step_back(d_lr_of="new v", hessian=True, update_nu=True, sign=-1, factor_m=T
 
 
 WRONG: list[tuple[str, Callable[..., Any], str]] = [
+    ("1_step", step(velocity=lambda m, v, g, lr: v + m * g), "multiplies the old velocity"),
+    ("1_step", step(velocity=lambda m, v, g, lr: m * v + (1 - m) * g), "the gradient has the factor 1"),
+    ("1_step", step(velocity=lambda m, v, g, lr: g), "old velocity is missing"),
+    ("1_step", step(velocity=lambda m, v, g, lr: m * v + lr * g), "belongs to the weights' line"),
+    ("1_step", step(move=lambda lr, v, new, g: -lr * v), "by the old velocity"),
+    ("1_step", step(move=lambda lr, v, new, g: -lr * g), "by the gradient alone"),
+    ("1_step", step(move=lambda lr, v, new, g: lr * new), "up the slope"),
+    ("1_step", step(move=lambda lr, v, new, g: -new), "learning rate is missing"),
+    ("1_step", step(plain=True), "autograd cannot look through"),
+    ("1_step", step_writes, "the caller's w or v has changed"),
+    ("1_step", lambda *args: step()(*args)[0], "return 2 things"),
     ("1_central_difference", forward_difference, "looks ahead only"),
     ("1_central_difference", forgotten_two, "2 * h apart"),
     ("1_central_difference", writes_into_x, "the caller's x has changed"),
@@ -77,6 +107,19 @@ WRONG: list[tuple[str, Callable[..., Any], str]] = [
 RIGHT: list[tuple[str, Callable[..., Any]]] = [
     ("1_central_difference", central_difference),
     ("1_hessian_times", hessian_times),
+    ("1_step", recap.step),
+    ("1_step", step()),
     ("1_step_back", recap.step_back),
     ("1_step_back", step_back()),
+]
+GUESSES: list[tuple[str, Any, float, str]] = [
+    ("1_best_rate", 2.2, 2.0, "Near"),
+    ("1_best_rate", 1, 2.0, "the valley"),
+    ("1_best_rate", 10, 2.0, "for your rate"),
+    ("1_best_h", -6, -5.2, "Near"),
+    ("1_best_h", 5, -5.2, "bends between"),
+    ("1_best_h", -12, -5.2, "loses the digits"),
+    ("1_far", -1.5, -0.002, "below zero"),
+    ("1_far", 0, -0.002, "Near"),
+    ("1_far", 1.0, -0.002, "turns round at the best"),
 ]

@@ -80,8 +80,38 @@ def bootstrap(
     return answer
 
 
-def regret(score, truth):
-    return truth.max() - truth[score == score.max()].mean()
+def spearman_by_hand(score, truth):
+    centred = []
+    for values in (score, truth):
+        ranks = (values[:, None] > values).sum(1) + (values[:, None] == values).sum(1) / 2
+        centred.append(ranks - ranks.mean())
+    a, b = centred
+    return (a * b).sum() / np.sqrt((a**2).sum() * (b**2).sum())
+
+
+def predict_each(
+    leave=lambda i: i, constant=True, use=slice(None), result=lambda p, truth: p, in_place=False
+):
+    """Lesson 9's function with one thing wrong."""
+
+    def answer(features, truth):
+        n = len(truth)
+        A = features[:, use]
+        if in_place:
+            features -= features.mean(0)
+        if constant:
+            A = np.column_stack([np.ones(n), A])
+        predicted = np.empty(n)
+        for i in range(n):
+            others = np.arange(n) != leave(i)
+            predicted[i] = A[i] @ np.linalg.lstsq(A[others], truth[others], rcond=None)[0]
+        return result(predicted, truth)
+
+    return answer
+
+
+def mean_of_others(features, truth):
+    return (truth.sum() - truth) / (len(truth) - 1)
 
 
 def pearson(score, truth):
@@ -131,19 +161,33 @@ WRONG: list[tuple[str, Callable[..., Any], str]] = [
         "the same seed gave two answers",
     ),
     ("9_bootstrap", lambda f, s, t, resamples, seed: 0.5, "return two numbers"),
-    ("9_regret", lambda score, truth: truth[score.argmax()], "what is missing to the best"),
-    ("9_regret", lambda score, truth: truth.max() - score.max(), "in other units"),
-    ("9_regret", lambda score, truth: score.max() - score[truth.argmax()], "read the truth"),
-    ("9_regret", lambda score, truth: truth.max() - truth[score.argmin()], "choose the best-scored"),
-    ("9_regret", lambda score, truth: np.ptp(truth), "spread"),
-    ("9_regret", lambda score, truth: -regret(score, truth), "the regret is positive"),
-    ("9_regret", lambda score, truth: truth.max() - truth[score.argmax()], "share the best score"),
-    ("9_regret", lambda score, truth: truth.max() - truth[score == score.max()].max(), "not the better one"),
+    ("9_predict_each", predict_each(leave=lambda i: -1), "leave it out of the fit"),
+    ("9_predict_each", predict_each(constant=False), "the constant is missing"),
+    ("9_predict_each", predict_each(leave=lambda i: (i + 1) % 9), "the wrong network was left out"),
+    ("9_predict_each", predict_each(use=slice(1)), "only the first feature"),
+    ("9_predict_each", predict_each(result=lambda p, truth: p - truth), "these are the errors"),
+    ("9_predict_each", predict_each(result=lambda p, truth: truth - p), "truth minus prediction"),
+    ("9_predict_each", predict_each(result=lambda p, truth: p[0]), "the shape"),
+    ("9_predict_each", predict_each(in_place=True), "work on a copy"),
+    ("9_predict_each", mean_of_others, "should have a say"),
 ]
 RIGHT: list[tuple[str, Callable[..., Any]]] = [
     ("9_taught_accuracy", taught_accuracy()),
     ("9_spearman", of_ranks()),
     ("9_spearman", lambda score, truth: spearmanr(score, truth).statistic),
     ("9_bootstrap", bootstrap()),
-    ("9_regret", regret),
+    ("9_spearman", spearman_by_hand),
+    ("9_predict_each", predict_each()),
+]
+GUESSES: list[tuple[str, Any, Any, str]] = [
+    ("9_as_it_is", 15, 19.7, "Near"),
+    ("9_as_it_is", 2, 19.7, "guessing alone"),
+    ("9_as_it_is", 90, 19.7, "one small learner"),
+    ("9_best_score", "f", "n", "without any training"),
+    ("9_best_score", "p", "n", "many where the images are small"),
+    ("9_best_score", "s", "n", "one blank image"),
+    ("9_best_score", "n", "n", "much of it is size"),
+    ("9_best_score", "c", "n", "the truth is CIFAR-10"),
+    ("9_best_score", "r", "n", "not yet that of the trained"),
+    ("9_best_score", "t", "n", "learns fast in ten steps"),
 ]
