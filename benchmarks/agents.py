@@ -37,7 +37,6 @@ from minigtn.teaching.curriculum import Curriculum, load_curriculum
 SMALL_OUTER = OuterConfig(
     outer_steps=2,
     tries=2,
-    candidates=3,
     policies=2,
     episodes=2,
     valid_every=2,

@@ -40,27 +40,23 @@ class OuterConfig:
     alone."""
     clip_norm: float = 0.1
     """The meta-gradient is scaled down to this norm where it is longer; 0 never clips."""
-    tries: int = 16
+    tries: int = 64
     """Untrained teachers of which the best, by the return of the policies that it teaches, is where
     meta-training begins. More than 1 where rewards are sparse: as long as no policy ever reaches a goal,
     there is no gradient."""
-    policies: int = 16
-    """Fresh policies per outer step, taught side by side, from which the teacher learns."""
-    candidates: int = 64
-    """In the second half of the outer steps as many are taught and play, and the teacher learns from those of
-    them that did worst: what most policies can do already says nothing about the few that fail. As many as
-    policies: never."""
-    episodes: int = 4
+    policies: int = 64
+    """Fresh policies per outer step, taught side by side."""
+    episodes: int = 2
     """Real episodes that each of them plays at each reading."""
     readout_every: int = 0
     """Inner steps between two readings; 0 reads after the last step only."""
-    gamma: float = 0.99
+    gamma: float = 0.995
     """Discount of later rewards, in the surrogate alone: what is judged is the undiscounted return."""
     gae_lambda: float = 1.0
     """How far advantages look ahead before they trust the critic; 1: to the end."""
     entropy: float = 0.0
     """Bonus for undecided policies: keeps exploration alive."""
-    sharpness: float = 1.0
+    sharpness: float = 2.0
     """Logits are multiplied by this where actions are drawn for the outer loss. Policies are judged greedily:
     more than 1 brings what is learned nearer to that, and explores less."""
     critic_lr: float = 0.003
@@ -82,14 +78,9 @@ class OuterConfig:
     """Non-finite meta-gradients in a row after which the run stops."""
 
     def __post_init__(self) -> None:
-        counts = ("outer_steps", "tries", "candidates", "policies", "critic_steps", "valid_every",
+        counts = ("outer_steps", "tries", "policies", "critic_steps", "valid_every",
                   "valid_policies", "valid_episodes", "checkpoint_every", "max_skipped")  # fmt: skip
         at_least(self, "outer.", **dict.fromkeys(counts, 1) | {"episodes": 2, "readout_every": 0})
-        if self.policies > self.candidates:
-            raise ValueError(
-                f"outer.policies are chosen among outer.candidates: there cannot be {self.policies} of "
-                f"{self.candidates}; raise outer.candidates"
-            )
         for name in ("gamma", "gae_lambda"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"outer.{name} must be in [0, 1], not {getattr(self, name)}")
@@ -181,7 +172,7 @@ PRESETS: dict[str, AgentConfig] = {
         env="Acrobot-v1",
         policy=PolicyConfig((64,)),
         teacher=StatesConfig(inner_steps=16),
-        outer=OuterConfig(outer_steps=120, candidates=16, gamma=0.98, sharpness=2.0),
+        outer=OuterConfig(outer_steps=120, gamma=0.98, sharpness=2.0),
     ),
     "Pendulum-v1": AgentConfig(env="Pendulum-v1"),
 }

@@ -92,13 +92,6 @@ class Episodes:
         """Undiscounted return of each episode, (n,)."""
         return self.rewards.sum(0)
 
-    def of(self, columns: Tensor) -> Episodes:
-        """Some of the n episodes."""
-        at_all_steps = (self.observations, self.actions, self.rewards, self.alive)
-        return Episodes(
-            *(part[:, columns] for part in at_all_steps), self.last[columns], self.terminated[columns]
-        )
-
     def steps(self) -> int:
         """Environment steps taken."""
         return int(self.alive.sum())

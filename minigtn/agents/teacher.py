@@ -2,8 +2,8 @@
 all learned.
 
 The pieces are those of :class:`minigtn.teaching.teacher.Teacher`: its learned pixels (here: learned states,
-within two ``scale`` of 0), learned soft labels (here: action probabilities), and step sizes. Departure: a
-small dense generator can stand between learned vectors and states.
+within two ``scale`` of 0), learned soft labels (here: action probabilities), and step sizes. Departures: a
+small dense generator can stand between learned vectors and states, and states come with their mirror images.
 """
 
 from __future__ import annotations
@@ -31,6 +31,9 @@ class StatesConfig:
     """T: batches in the curriculum, one per inner step."""
     batch_size: int = 16
     """B: synthetic states in one batch."""
+    mirrored: bool = True
+    """Half of a batch is the mirror image of the other half: each state with the opposite signs and the opposite
+    action. What a policy's random start prefers of the two sides then cancels out."""
     states: Literal["learned", "generator"] = "learned"
     """States learned one by one, or made by a dense generator from learned vectors."""
     learn_states: bool = True
@@ -52,6 +55,11 @@ class StatesConfig:
             raise ValueError(
                 f"a generator needs z_size and width of at least 1; given {self.z_size} and {self.width}"
             )
+        if self.mirrored and self.batch_size % 2:
+            raise ValueError(
+                f"mirrored states come in pairs, so that batch_size must be even, not {self.batch_size}; or set "
+                "mirrored to false"
+            )
         self.parts()
 
     def parts(self) -> TeacherConfig:
@@ -59,7 +67,7 @@ class StatesConfig:
         not allow."""
         return TeacherConfig(
             inner_steps=self.inner_steps,
-            batch_size=self.batch_size,
+            batch_size=self.batch_size // 2 if self.mirrored else self.batch_size,
             images="pixels",
             labels="learned",
             optimizer=self.optimizer,
@@ -73,12 +81,14 @@ class StateTeacher(nn.Module):
     probabilities y (T, B, K), lr and momentum (T,). Its parameters are the outer loop's ``theta``."""
 
     scale: Tensor
+    mirror: Tensor
 
     def __init__(self, config: StatesConfig, env: Environment, seed: int) -> None:
         super().__init__()
         self.config = config
         n_features = len(env.features)
         self.register_buffer("scale", torch.tensor(env.scale), persistent=False)
+        self.register_buffer("mirror", torch.tensor(env.mirror), persistent=False)
         size = n_features if config.states == "learned" else config.z_size
         self.parts = Teacher(config.parts(), (size,), env.n_actions, seed)
         with torch.no_grad():
@@ -97,7 +107,11 @@ class StateTeacher(nn.Module):
         x, y, lr, momentum, _ = self.parts()
         if self.config.states == "generator":
             x = 2 * torch.tanh(self.generator(torch.cat([x, y], -1)))
-        return x * self.scale, y, lr, momentum
+        x = x * self.scale
+        if self.config.mirrored:
+            x = torch.cat([x, x * self.mirror], 1)
+            y = torch.cat([y, y.flip(-1)], 1)
+        return x, y, lr, momentum
 
     def curriculum(
         self, env: Environment, provenance: dict[str, Any], state: dict[str, Tensor] | None = None

@@ -67,8 +67,8 @@ class AgentTraining:
 
     Everything random in outer step i follows from (seed, i), so a run resumed from a checkpoint continues to
     the same bits, on the same kind of device and with the same number of threads. Time of an outer step:
-    most of it is the ``env.limit`` steps of the ``readings * policies * episodes`` episodes side by side (in
-    the second half those of all candidates). Memory: those steps, and the adjoint's.
+    most of it is the ``env.limit`` steps of the ``readings * policies * episodes`` episodes side by side.
+    Memory: those steps, and the adjoint's.
     """
 
     def __init__(
@@ -155,15 +155,10 @@ class AgentTraining:
         progress = self.progress
         if progress.step == 0 and outer.tries > 1:
             self.begin()
-        n = outer.candidates if 2 * progress.step >= outer.outer_steps else outer.policies
-        params = self.fresh(purpose.POLICY, progress.step * outer.candidates, n)
+        params = self.fresh(purpose.POLICY, progress.step * outer.policies, outer.policies)
         lesson = self.lesson(progress.step)
         kept = weights_at_readings(self.inner, params, lesson, self.config.every, self.optimizer)
-        everything = self.episodes_of(kept)
-        returns = everything.returns().view(self.config.readings, n, outer.episodes)
-        worst = returns.mean((0, 2)).argsort(stable=True)[: outer.policies].sort().values
-        params = {name: p[worst] for name, p in params.items()}
-        episodes = everything.of(self._columns(worst, n))
+        episodes = self.episodes_of(kept)
         done = self._done()
         advantage, targets = advantages(episodes, self.critic, done, outer.gamma, outer.gae_lambda, self.unit)
         surrogate = PolicyGradient(self.policy, outer.entropy, outer.sharpness)
@@ -191,7 +186,8 @@ class AgentTraining:
         error = self._fit_critic(episodes, done, targets)
         progress.step += 1
         self._move_average()
-        progress.env_steps += everything.steps()
+        progress.env_steps += episodes.steps()
+        returns = episodes.returns().view(self.config.readings, outer.policies, outer.episodes)
         return {
             "step": progress.step,
             "return": returns[-1].mean().item(),
@@ -210,14 +206,6 @@ class AgentTraining:
         share = (1 - decay) / (1 - decay**self.progress.step)
         for name, now in self.teacher.state_dict().items():
             self.average[name].lerp_(now, share)
-
-    def _columns(self, policies: Tensor, n: int) -> Tensor:
-        """Where the episodes of these policies are among those of all n, reading by reading."""
-        outer = self.config.outer
-        readings = torch.arange(self.config.readings, device=self.device).view(-1, 1, 1)
-        episodes = torch.arange(outer.episodes, device=self.device)
-        first = (readings * n + policies.view(1, -1, 1)) * outer.episodes
-        return (first + episodes).flatten()
 
     def _done(self) -> Tensor:
         """For each of the episodes side by side, the part of the inner run that its policy has behind it."""

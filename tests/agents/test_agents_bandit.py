@@ -16,7 +16,6 @@ from minigtn.studies import check
 OUTER = OuterConfig(
     outer_steps=2,
     tries=2,
-    candidates=3,
     policies=2,
     episodes=2,
     valid_every=2,

@@ -15,7 +15,6 @@ import torch
 import minigtn
 from minigtn.agents import commands, judging, report, runs
 from minigtn.agents import config as purpose
-from minigtn.agents import training as training_module
 from minigtn.agents.animation import animate
 from minigtn.agents.config import AgentConfig, JudgeConfig, OuterConfig
 from minigtn.agents.environments import ENVIRONMENTS, make
@@ -36,7 +35,6 @@ TINY = AgentConfig(
     outer=OuterConfig(
         outer_steps=4,
         tries=2,
-        candidates=3,
         policies=2,
         episodes=2,
         valid_every=2,
@@ -49,7 +47,6 @@ TINY = AgentConfig(
 FLAGS = [
     *("--policy.hidden", "6", "--teacher.inner-steps", "3", "--teacher.batch-size", "4"),
     *("--outer.outer-steps", "4", "--outer.tries", "2", "--outer.policies", "2", "--outer.episodes", "2"),
-    *("--outer.candidates", "3"),
     *("--outer.valid-every", "2", "--outer.valid-policies", "2", "--outer.valid-episodes", "2"),
     *("--outer.checkpoint-every", "2", "--judge.policies", "2", "--judge.episodes", "2"),
 ]
@@ -124,43 +121,6 @@ def test_the_kept_teacher_is_a_weighted_mean_of_the_last_ones() -> None:
     last.outer_step()
     last.outer_step()
     assert all(last.average[name].equal(p) for name, p in last.teacher.state_dict().items())
-
-
-@pytest.mark.parametrize("every", [0, 2])
-def test_a_teacher_learns_from_the_candidates_that_did_worst(
-    every: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    outer = dataclasses.replace(TINY.outer, candidates=7, tries=1, readout_every=every)
-    training = AgentTraining(dataclasses.replace(TINY, outer=outer))
-    played = []
-    monkeypatch.setattr(
-        training,
-        "episodes_of",
-        lambda kept: played.append((kept, AgentTraining.episodes_of(training, kept))) or played[-1][1],
-    )
-    used = []
-    meta_loss = training_module.meta_loss
-    monkeypatch.setattr(training_module, "meta_loss", lambda *given: used.append(given) or meta_loss(*given))
-    training.outer_step()
-    assert len(played[0][0][0]["0.weight"]) == 2  # in the first half all are learned from
-    training.progress.step = 2
-    before = training.progress.env_steps
-    record = training.outer_step()
-    kept, episodes = played[1]
-    readings = 2 if every else 1
-    assert len(kept) == readings
-    of_policies = episodes.returns().view(readings, 7, 2)
-    worst = sorted(range(7), key=lambda i: of_policies[:, i].mean().item())[:2]
-    _, params, _, readout, *_ = used[1]
-    fresh = training.fresh(purpose.POLICY, 14, 7)
-    for name, p in params.items():
-        assert p.equal(fresh[name][sorted(worst)])
-    length = episodes.observations.shape[0]
-    seen = episodes.observations.view(length, readings, 7, 2, 4)[:, :, sorted(worst)]
-    torch.testing.assert_close(readout.batches[0], seen.permute(1, 2, 3, 0, 4).flatten(2, 3))
-    assert record["return"] == pytest.approx(of_policies[-1].mean().item())
-    assert record["worst_policy"] == of_policies[-1].mean(1).min()
-    assert record["env_steps"] == before + episodes.steps()
 
 
 def test_ctrl_c_saves_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -239,7 +199,7 @@ def test_a_run_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixtu
         (["dance"], "there is no command 'dance'; the commands are train, evaluate, report"),
         (["train", "--outer.gamma", "1.0"], "outer.gamma must be below 1"),
         (["train", "--outer.averaging", "1.0"], "outer.averaging must be in [0, 1), not 1.0"),
-        (["train", "--outer.policies", "65"], "there cannot be 65 of"),
+        (["train", "--teacher.batch-size", "63"], "batch_size must be even, not 63"),
     ],
 )
 def test_bad_input_is_one_sentence(
@@ -283,7 +243,7 @@ def test_every_environment_runs_judges_and_draws(name: str, tmp_path: Path) -> N
 
 
 def test_only_step_sizes_are_learned_when_states_are_not() -> None:
-    config = StatesConfig(inner_steps=2, batch_size=3, learn_states=False)
+    config = StatesConfig(inner_steps=2, batch_size=4, learn_states=False)
     teacher = StateTeacher(config, make("CartPole-v1"), 0)
     assert {name for name, p in teacher.named_parameters() if p.requires_grad} == {
         "parts.lr_raw",
@@ -304,6 +264,33 @@ def test_a_teacher_hands_out_states_in_the_environments_units(states: str) -> No
     assert momentum.tolist() == pytest.approx([0.5] * 3)
     (x.sum() + y[..., 0].sum() + lr.sum() + momentum.sum()).backward()
     assert all(p.grad is not None for p in teacher.parameters())
+
+
+@pytest.mark.parametrize("name", ENVIRONMENTS)
+def test_half_of_the_states_are_mirror_images(name: str) -> None:
+    env = make(name)
+    x, y, _, _ = StateTeacher(StatesConfig(inner_steps=3, batch_size=10), env, 0)()
+    plain, _, _, _ = StateTeacher(StatesConfig(inner_steps=3, batch_size=5, mirrored=False), env, 0)()
+    assert x.shape == (3, 10, len(env.features))
+    assert plain.equal(x[:, :5])
+    for number, sign in enumerate(env.mirror):
+        assert x[:, 5:, number].equal(sign * x[:, :5, number])
+    assert y[:, 5:].equal(y[:, :5].flip(-1))
+    assert not y[:, 5:].allclose(y[:, :5])
+
+
+def test_states_in_pairs_teach_no_side() -> None:
+    """A linear policy without a bias of its own gets none from pairs, and stays an odd function."""
+    env = make("CartPole-v1")
+    curriculum = StateTeacher(StatesConfig(inner_steps=4, batch_size=16), env, 3).curriculum(env, {})
+    policy = PolicyConfig(hidden=()).module(4, 2, 0)
+    with torch.no_grad():
+        policy[0].bias.zero_()
+        policy[0].weight.sub_(policy[0].weight.mean(0))
+    before = policy[0].weight.clone()
+    minigtn.teach(policy, curriculum)
+    assert (policy[0].weight - before).abs().max() > 0.1
+    torch.testing.assert_close(policy[0].bias, torch.zeros(2), rtol=0, atol=1e-5)
 
 
 def test_the_judge_plays_every_module_on_its_own_starts() -> None:
