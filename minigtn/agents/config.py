@@ -65,9 +65,9 @@ class OuterConfig:
     """Updates of the critic per outer step, each on 2,048 of the states just visited."""
     adjoint: Literal["unrolled", "checkpointed", "reversible"] = "unrolled"
     """How the inner loop is differentiated; the meta-gradient is the same."""
-    valid_every: int = 20
+    valid_every: int = 40
     """Outer steps between two validations; the teacher that does best there is the result."""
-    valid_policies: int = 1024
+    valid_policies: int = 2048
     """Fresh policies per validation. Many with one episode each tell more than few with many: a curriculum
     that fails does so with one policy in hundreds."""
     valid_episodes: int = 1

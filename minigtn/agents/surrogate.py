@@ -34,9 +34,6 @@ from minigtn.inner.training import Params, Readout, sgd
 Lesson = tuple[Tensor, Tensor, Tensor, Tensor]
 """What a teacher hands out: states x (T, B, F), what it says of their actions y (T, B, K), lr (T,), momentum
 (T,)."""
-LEAST_SPREAD = 0.1
-"""Units of return. Where all policies do well, advantages are the critic's errors: they are not blown up to a
-standard deviation of 1, which would move the teacher about for nothing."""
 InnerLoss = Callable[[Params, Sequence[Tensor]], Tensor]
 """What stacked policies are trained with: ``SumOfImitations`` or ``SumOfBanditLosses``."""
 
@@ -130,11 +127,10 @@ def advantages(
 
 
 def standardize(advantage: Tensor, alive: Tensor) -> Tensor:
-    """Advantages (L, n) with mean 0 and standard deviation 1, less where they differ by less than
-    ``LEAST_SPREAD``, over the steps that count; 0 elsewhere."""
+    """Advantages (L, n) with mean 0 and standard deviation 1 over the steps that count; 0 elsewhere."""
     steps = alive.sum()
     centred = (advantage - (advantage * alive).sum() / steps) * alive
-    return centred / (centred.square().sum() / steps).sqrt().clamp(min=LEAST_SPREAD)
+    return centred / (centred.square().sum() / steps).sqrt().clamp(min=1e-8)
 
 
 def readout_of(

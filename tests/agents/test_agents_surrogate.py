@@ -13,7 +13,6 @@ from minigtn.agents.environments import CartPole
 from minigtn.agents.policies import Policy, PolicyConfig, SumOfImitations
 from minigtn.agents.rollout import Episodes
 from minigtn.agents.surrogate import (
-    LEAST_SPREAD,
     Critic,
     PolicyGradient,
     advantages,
@@ -136,14 +135,6 @@ def test_standardized_advantages_count_real_steps_alone() -> None:
     torch.testing.assert_close(
         torch.stack([real.mean(), real.std(correction=0)]), torch.tensor([0.0, 1.0]), atol=1e-5, rtol=0
     )
-
-
-def test_advantages_that_hardly_differ_are_not_blown_up() -> None:
-    episodes = some_episodes()
-    noise = 0.001 * torch.randn(6, 8)
-    found = standardize(5 + noise, episodes.alive)
-    centred = noise - noise[episodes.alive > 0].mean()
-    torch.testing.assert_close(found, centred * episodes.alive / LEAST_SPREAD, rtol=0, atol=1e-4)
 
 
 def test_the_readout_holds_each_policys_own_episodes() -> None:
