@@ -35,13 +35,7 @@ from minigtn.runs.seeds import seed_for
 from minigtn.teaching.curriculum import Curriculum, load_curriculum
 
 SMALL_OUTER = OuterConfig(
-    outer_steps=2,
-    tries=2,
-    policies=2,
-    episodes=2,
-    valid_every=2,
-    valid_policies=2,
-    valid_episodes=2,
+    outer_steps=2, tries=2, policies=2, episodes=2, valid_every=2, valid_policies=2, valid_episodes=2
 )
 POLICIES = {
     "tanh 8": PolicyConfig((8,)),

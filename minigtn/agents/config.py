@@ -28,35 +28,35 @@ JUDGED_EPISODES = 209
 class OuterConfig:
     """The outer loop: Adam on the teacher, through the surrogate of the return."""
 
-    outer_steps: int = 160
+    outer_steps: int = 200
     """Updates of the teacher."""
     lr: float = 0.03
     """Adam's learning rate at the first outer step; it falls along a cosine."""
     final_lr: float = 0.1
     """Where the cosine ends, as a fraction of lr."""
-    averaging: float = 0.95
+    averaging: float = 0.0
     """The teacher that is validated and kept is a mean of those after each outer step so far, where each
     counts this much less than the next (Polyak & Juditsky 1992, exponentially weighted); 0: the last
     alone."""
     clip_norm: float = 0.1
     """The meta-gradient is scaled down to this norm where it is longer; 0 never clips."""
-    tries: int = 64
+    tries: int = 16
     """Untrained teachers of which the best, by the return of the policies that it teaches, is where
     meta-training begins. More than 1 where rewards are sparse: as long as no policy ever reaches a goal,
     there is no gradient."""
-    policies: int = 64
+    policies: int = 16
     """Fresh policies per outer step, taught side by side."""
-    episodes: int = 2
+    episodes: int = 4
     """Real episodes that each of them plays at each reading."""
     readout_every: int = 0
     """Inner steps between two readings; 0 reads after the last step only."""
-    gamma: float = 0.995
+    gamma: float = 0.99
     """Discount of later rewards, in the surrogate alone: what is judged is the undiscounted return."""
     gae_lambda: float = 1.0
     """How far advantages look ahead before they trust the critic; 1: to the end."""
     entropy: float = 0.0
     """Bonus for undecided policies: keeps exploration alive."""
-    sharpness: float = 2.0
+    sharpness: float = 1.0
     """Logits are multiplied by this where actions are drawn for the outer loss. Policies are judged greedily:
     more than 1 brings what is learned nearer to that, and explores less."""
     critic_lr: float = 0.003
@@ -65,12 +65,11 @@ class OuterConfig:
     """Updates of the critic per outer step, each on 2,048 of the states just visited."""
     adjoint: Literal["unrolled", "checkpointed", "reversible"] = "unrolled"
     """How the inner loop is differentiated; the meta-gradient is the same."""
-    valid_every: int = 40
+    valid_every: int = 20
     """Outer steps between two validations; the teacher that does best there is the result."""
-    valid_policies: int = 2048
-    """Fresh policies per validation. Many with one episode each tell more than few with many: a curriculum
-    that fails does so with one policy in hundreds."""
-    valid_episodes: int = 1
+    valid_policies: int = 16
+    """Fresh policies per validation."""
+    valid_episodes: int = 8
     """Greedy episodes of each of them."""
     checkpoint_every: int = 20
     """Outer steps between two checkpoints."""
@@ -78,8 +77,8 @@ class OuterConfig:
     """Non-finite meta-gradients in a row after which the run stops."""
 
     def __post_init__(self) -> None:
-        counts = ("outer_steps", "tries", "policies", "critic_steps", "valid_every",
-                  "valid_policies", "valid_episodes", "checkpoint_every", "max_skipped")  # fmt: skip
+        counts = ("outer_steps", "tries", "policies", "critic_steps", "valid_every", "valid_policies",
+                  "valid_episodes", "checkpoint_every", "max_skipped")  # fmt: skip
         at_least(self, "outer.", **dict.fromkeys(counts, 1) | {"episodes": 2, "readout_every": 0})
         for name in ("gamma", "gae_lambda"):
             if not 0 <= getattr(self, name) <= 1:
@@ -167,12 +166,12 @@ class AgentConfig:
 
 
 PRESETS: dict[str, AgentConfig] = {
-    "CartPole-v1": AgentConfig(teacher=StatesConfig(batch_size=64)),
+    "CartPole-v1": AgentConfig(teacher=StatesConfig(batch_size=64), outer=OuterConfig(valid_policies=64)),
     "Acrobot-v1": AgentConfig(
         env="Acrobot-v1",
         policy=PolicyConfig((64,)),
         teacher=StatesConfig(inner_steps=16),
-        outer=OuterConfig(outer_steps=120, gamma=0.98, sharpness=2.0),
+        outer=OuterConfig(outer_steps=150, gamma=0.98, sharpness=2.0, valid_policies=32),
     ),
     "Pendulum-v1": AgentConfig(env="Pendulum-v1"),
 }

@@ -39,8 +39,8 @@ class Environment(ABC):
     observations. Not their typical sizes: a policy leans on a feature the more, the larger it is in the
     states that taught it, so what matters gets large ones (docs/log.md)."""
     mirror: ClassVar[tuple[int, ...]]
-    """Signs of an observation's numbers in a mirror, where states change sign and actions come in the opposite
-    order. The physics looks the same there."""
+    """Signs of an observation's numbers in a mirror, where states change sign and actions come in the
+    opposite order. The physics looks the same there."""
     reward_scale: ClassVar[float]
     """Typical size of one reward."""
     actions: ClassVar[tuple[str, ...]]

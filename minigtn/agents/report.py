@@ -161,8 +161,7 @@ def _outer(records: list[dict[str, Any]]) -> str:
         at = np.array([r["env_steps"] for r in checked]) / unit
         lines.append(Line(at, np.array([r["valid_return"] for r in checked]), "taught", "greedy, validation"))
     caption = (
-        f"Sampled actions: moving average over {WINDOW} outer steps. Validation: fresh policies, greedy, "
-        "taught by the average of the last teachers, which is what is kept."
+        f"Sampled actions: moving average over {WINDOW} outer steps. Validation: fresh policies, greedy."
     )
     draw = [Panel("return", lines)]
     return page.figure(

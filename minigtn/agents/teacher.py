@@ -31,9 +31,9 @@ class StatesConfig:
     """T: batches in the curriculum, one per inner step."""
     batch_size: int = 16
     """B: synthetic states in one batch."""
-    mirrored: bool = True
-    """Half of a batch is the mirror image of the other half: each state with the opposite signs and the opposite
-    action. What a policy's random start prefers of the two sides then cancels out."""
+    mirrored: bool = False
+    """Half of a batch is the mirror image of the other half: each state as the environment's mirror shows it,
+    with the opposite action. What a policy's random start prefers of the two sides then cancels out."""
     states: Literal["learned", "generator"] = "learned"
     """States learned one by one, or made by a dense generator from learned vectors."""
     learn_states: bool = True
@@ -57,8 +57,8 @@ class StatesConfig:
             )
         if self.mirrored and self.batch_size % 2:
             raise ValueError(
-                f"mirrored states come in pairs, so that batch_size must be even, not {self.batch_size}; or set "
-                "mirrored to false"
+                f"mirrored states come in pairs: batch_size must be even, not {self.batch_size}; "
+                "or leave mirrored off"
             )
         self.parts()
 

@@ -14,13 +14,7 @@ from minigtn.inner.training import sgd
 from minigtn.studies import check
 
 OUTER = OuterConfig(
-    outer_steps=2,
-    tries=2,
-    policies=2,
-    episodes=2,
-    valid_every=2,
-    valid_policies=2,
-    valid_episodes=2,
+    outer_steps=2, tries=2, policies=2, episodes=2, valid_every=2, valid_policies=2, valid_episodes=2
 )
 
 

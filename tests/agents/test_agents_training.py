@@ -41,6 +41,7 @@ TINY = AgentConfig(
         valid_policies=2,
         valid_episodes=2,
         checkpoint_every=2,
+        averaging=0.9,
     ),
     judge=JudgeConfig(policies=2, episodes=2),
 )
@@ -48,6 +49,7 @@ FLAGS = [
     *("--policy.hidden", "6", "--teacher.inner-steps", "3", "--teacher.batch-size", "4"),
     *("--outer.outer-steps", "4", "--outer.tries", "2", "--outer.policies", "2", "--outer.episodes", "2"),
     *("--outer.valid-every", "2", "--outer.valid-policies", "2", "--outer.valid-episodes", "2"),
+    *("--outer.averaging", "0.9"),
     *("--outer.checkpoint-every", "2", "--judge.policies", "2", "--judge.episodes", "2"),
 ]
 
@@ -103,8 +105,8 @@ def test_the_best_of_several_untrained_teachers_begins(monkeypatch: pytest.Monke
 
 
 def test_the_kept_teacher_is_a_weighted_mean_of_the_last_ones() -> None:
-    training = AgentTraining(TINY)
-    assert TINY.outer.averaging == 0.95
+    outer = dataclasses.replace(TINY.outer, averaging=0.95)
+    training = AgentTraining(dataclasses.replace(TINY, outer=outer))
     teachers = []
     for _ in range(3):
         training.outer_step()
@@ -116,8 +118,8 @@ def test_the_kept_teacher_is_a_weighted_mean_of_the_last_ones() -> None:
         assert (found - teachers[2][name]).abs().max() > 1e-4
     training.validate()
     assert all(training.best[name].equal(found) for name, found in training.average.items())
-    config = dataclasses.replace(TINY, outer=dataclasses.replace(TINY.outer, averaging=0.0))
-    last = AgentTraining(config)
+    outer = dataclasses.replace(TINY.outer, averaging=0.0)
+    last = AgentTraining(dataclasses.replace(TINY, outer=outer))
     last.outer_step()
     last.outer_step()
     assert all(last.average[name].equal(p) for name, p in last.teacher.state_dict().items())
@@ -199,7 +201,7 @@ def test_a_run_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixtu
         (["dance"], "there is no command 'dance'; the commands are train, evaluate, report"),
         (["train", "--outer.gamma", "1.0"], "outer.gamma must be below 1"),
         (["train", "--outer.averaging", "1.0"], "outer.averaging must be in [0, 1), not 1.0"),
-        (["train", "--teacher.batch-size", "63"], "batch_size must be even, not 63"),
+        (["train", "--teacher.mirrored", "--teacher.batch-size", "63"], "mirrored states come in pairs"),
     ],
 )
 def test_bad_input_is_one_sentence(
@@ -243,7 +245,7 @@ def test_every_environment_runs_judges_and_draws(name: str, tmp_path: Path) -> N
 
 
 def test_only_step_sizes_are_learned_when_states_are_not() -> None:
-    config = StatesConfig(inner_steps=2, batch_size=4, learn_states=False)
+    config = StatesConfig(inner_steps=2, batch_size=3, learn_states=False)
     teacher = StateTeacher(config, make("CartPole-v1"), 0)
     assert {name for name, p in teacher.named_parameters() if p.requires_grad} == {
         "parts.lr_raw",
@@ -269,8 +271,8 @@ def test_a_teacher_hands_out_states_in_the_environments_units(states: str) -> No
 @pytest.mark.parametrize("name", ENVIRONMENTS)
 def test_half_of_the_states_are_mirror_images(name: str) -> None:
     env = make(name)
-    x, y, _, _ = StateTeacher(StatesConfig(inner_steps=3, batch_size=10), env, 0)()
-    plain, _, _, _ = StateTeacher(StatesConfig(inner_steps=3, batch_size=5, mirrored=False), env, 0)()
+    x, y, _, _ = StateTeacher(StatesConfig(inner_steps=3, batch_size=10, mirrored=True), env, 0)()
+    plain, _, _, _ = StateTeacher(StatesConfig(inner_steps=3, batch_size=5), env, 0)()
     assert x.shape == (3, 10, len(env.features))
     assert plain.equal(x[:, :5])
     for number, sign in enumerate(env.mirror):
@@ -282,7 +284,9 @@ def test_half_of_the_states_are_mirror_images(name: str) -> None:
 def test_states_in_pairs_teach_no_side() -> None:
     """A linear policy without a bias of its own gets none from pairs, and stays an odd function."""
     env = make("CartPole-v1")
-    curriculum = StateTeacher(StatesConfig(inner_steps=4, batch_size=16), env, 3).curriculum(env, {})
+    curriculum = StateTeacher(StatesConfig(inner_steps=4, batch_size=16, mirrored=True), env, 3).curriculum(
+        env, {}
+    )
     policy = PolicyConfig(hidden=()).module(4, 2, 0)
     with torch.no_grad():
         policy[0].bias.zero_()
