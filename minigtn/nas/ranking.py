@@ -23,8 +23,9 @@ from minigtn.nas.candidate import Candidate, Estimator
 from minigtn.nas.parallel import score_all
 from minigtn.nas.scores import FREE, UNTUNED, EstimatorConfig, at_fidelity, make, parts
 from minigtn.nas.statistics import compare
-from minigtn.nas.tables import draw, read_scores, read_table, scored, truth_column
+from minigtn.nas.tables import draw, read_scores, scored
 from minigtn.networks.spaces import Space
+from minigtn.networks.spaces.tables import read_table, truth_column
 from minigtn.runs.claim import claimed
 from minigtn.runs.files import Lines, environment, read_json, require_config, write_json
 from minigtn.runs.interrupt import deferred_interrupt

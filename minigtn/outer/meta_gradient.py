@@ -23,9 +23,10 @@ from minigtn.inner.optimizers import OPTIMIZERS
 from minigtn.inner.training import Params, Readout, sgd
 from minigtn.networks import ordinary
 from minigtn.networks.learners import Classifier, InBfloat16, Learner, LearnerLoss
-from minigtn.networks.sampling import from_space, sample
+from minigtn.networks.sampling import from_space, of_space, sample
 from minigtn.outer.batched import Cohort, most_together
-from minigtn.outer.ranked import Ranked, Targets, ranked
+from minigtn.outer.pool import pool_of
+from minigtn.outer.ranked import Ranked, TableTargets, Targets, ranked
 from minigtn.runs.devices import sent
 from minigtn.runs.seeds import Purpose, seed_for
 from minigtn.teaching.curriculum import Curriculum, TrainingData
@@ -57,7 +58,10 @@ class MetaGradient:
         self.device = data.train.x.device
         self.adjoint = config.make_adjoint(self.device)
         self._own = base_learner(config, data)  # made at once: it refuses images that are too small
-        self.targets = Targets(config, data)
+        self.pool = pool_of(config)
+        self.targets: Targets | TableTargets = Targets(config, data)
+        if config.meta.rank_table:
+            self.targets = TableTargets(config, self.pool)
         self._pool: dict[int, Classifier] = {}
         self._drawn: dict[tuple[int, ...], Drawn] = {}
         self.ranked: Ranked | None = None
@@ -172,9 +176,15 @@ class MetaGradient:
             return sampled_learner(self.config, self.data, seed)
         member = self._member(step, seed)
         if member not in self._pool:
-            of_pool = seed_for(self.config.seed, Purpose.POOL, member)
-            self._pool[member] = sampled_learner(self.config, self.data, of_pool)
+            self._pool[member] = self._of_pool(member)
         return self._pool[member]
+
+    def _of_pool(self, member: int) -> Classifier:
+        if not self.pool.archs:
+            seed = seed_for(self.config.seed, Purpose.POOL, member)
+            return sampled_learner(self.config, self.data, seed)
+        space = self.config.make_space()
+        return of_space(space, self.pool.archs[member], self.data.image_shape, self.data.n_classes)
 
     def _member(self, step: int, seed: int) -> int:
         """Which of the pool's learners has the weights with that seed; -1: the run's own."""

@@ -11,7 +11,8 @@ from minigtn import data
 from minigtn.nas import report
 from minigtn.nas.ranking import RankConfig, rank
 from minigtn.nas.scores import EstimatorConfig
-from minigtn.nas.tables import draw, read_scores, read_table
+from minigtn.nas.tables import draw, read_scores
+from minigtn.networks.spaces.tables import read_table
 from minigtn.runs.claim import claimed
 from tiny_space import TinySpace
 
