@@ -175,8 +175,15 @@ def test_rank_stopped_resumed_and_extended_is_the_same(table, tmp_path, monkeypa
 
 def test_the_page_stands_alone_and_can_be_drawn_again(table, tmp_path):
     folder = tmp_path / "run"
-    settings = replace(CONFIG, estimators=("gtn", "real", "params", "flops"), vote=("params", "flops"))
-    run(settings, table, folder)
+    settings = replace(
+        CONFIG, estimators=("gtn", "real", "params", "flops"), vote=("params", "flops"), predictor_networks=3
+    )
+    result = run(settings, table, folder)
+    assert result["predictor"]["target"] == "real-3-loss"
+    assert set(result["predictor"]["weights"]["predictor"]) == {
+        "params", "flops", "gtn-2-loss", "gtn-2-accuracy", "gtn-2-tse"
+    }  # fmt: skip
+    assert len(result["replay"]["budgets"]) == 4
     page = (folder / "report.html").read_text()
     for word in ("<script", "http://", "https://", "@import"):
         assert word not in page
@@ -184,6 +191,8 @@ def test_the_page_stands_alone_and_can_be_drawn_again(table, tmp_path):
         "real-3-loss", "flops", "vote", "On the better half, n = 3", "n = 6", "s of tuning",
         "n = 2 initial weights",
         "gtn-2-loss \N{MINUS SIGN} real-2-loss", "minus their validation loss",
+        "predictor \N{MINUS SIGN} predictor-free", "ridge regression on real-3-loss of 3 networks",
+        "Searches within a budget", "taught, then real",
     ):  # fmt: skip
         assert word in page
     # light and dark: steps and seconds for both parts, scatter plots of the two trainings' ends and of sizes
@@ -199,6 +208,9 @@ def test_the_page_stands_alone_and_can_be_drawn_again(table, tmp_path):
         ({"bootstrap": 0}, "bootstrap must be at least 1"),
         ({"repeats": 0}, "repeats must be at least 1"),
         ({"estimators": ("flops", "flops")}, "each once"),
+        ({"predictor_networks": 2}, "not fitted on 2 networks; give predictor-networks at least 3, or 0"),
+        ({"budgets": (10.0, -1.0)}, "budgets must be positive numbers of seconds"),
+        ({"searches": -1}, "searches must be at least 0"),
     ],
 )
 def test_bad_settings_are_one_sentence(changes, sentence):
