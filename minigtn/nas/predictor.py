@@ -114,42 +114,26 @@ def judged(
     """
     truth = np.array([row["truth"] for row in rows])
     n = len(rows)
-
     scored = columns_of(rows, "scores", columns)
     seconds = columns_of(rows, "seconds", columns)
-    real = scored[columns.real]
     rng = np.random.default_rng(seed_for(seed, Purpose.FITTED, 0))
     chosen = [rng.permutation(n)[:networks] for _ in range(CHOICES)]
-    made_of = {"predictor-free": columns.free}
-    if columns.taught:
-        made_of = {"predictor": columns.all_features} | made_of
-    scores: dict[str, list[Array]] = {}
-    weights: dict[str, Array] = {}
-    for name, parts in made_of.items():
-        features = features_of([scored[part] for part in parts])
-        each = [fit(features, real, fitted) for fitted in chosen]
-        scores[name] = [features @ w for w in each]
-        weights[name] = np.mean(each, axis=0)
-    plain = {name: scored[name] for name in ("flops", *columns.taught[:1]) if name in scored}
-    if vote and set(vote) <= set(columns.free):
-        plain["vote"] = np.mean([ranks(scored[name]) for name in vote], axis=0)
-    scores |= {name: [column] * CHOICES for name, column in plain.items()}
-
+    fitting = float(np.mean([seconds[columns.real][fitted].sum() for fitted in chosen]))
+    made_of = {"predictor": columns.all_features} if columns.taught else {}
+    made_of["predictor-free"] = columns.free
+    scores = {name: [column] * CHOICES for name, column in _rivals(scored, columns, vote).items()}
     result: dict[str, Any] = {}
-    for name, parts in made_of.items():
-        cost = columns.cost(parts, seconds)
-        fitting = float(np.mean([seconds[columns.real][fitted].sum() for fitted in chosen]))
-        rivals = [other for other in scores if other not in made_of]
-        rivals += ["predictor-free"] if name == "predictor" else []
+    weights: dict[str, dict[str, float]] = {}
+    for name, parts in reversed(made_of.items()):
+        features = features_of([scored[part] for part in parts])
+        each = [fit(features, scored[columns.real], fitted) for fitted in chosen]
         result[name] = {
             "not_finite": 0,
-            "seconds": {
-                "mean": float(cost.mean()) + fitting / n,
-                "std": float(cost.std()),
-                "total": float(cost.sum()) + fitting,
-            },
-            "against": {rival: {} for rival in rivals},
+            "seconds": _seconds(columns.cost(parts, seconds), fitting),
+            "against": {rival: {} for rival in scores},
         }
+        weights[name] = dict(zip(parts, np.mean(each, axis=0).round(3).tolist(), strict=True))
+        scores[name] = [features @ w for w in each]
     ahead: dict[str, dict[str, float]] = {name: {} for name in made_of}
     better = np.sort(np.argsort(-truth, kind="stable")[: (n + 1) // 2])
     for part, index in zip(PARTS, (np.arange(n), better), strict=True):
@@ -169,17 +153,22 @@ def judged(
                 }
                 if part == "all":
                     ahead[name][rival] = float((whole["spearman"] > theirs["spearman"]).mean())
-    about = {
-        "networks": networks,
-        "choices": CHOICES,
-        "target": columns.real,
-        "weights": {
-            name: dict(zip(parts, weights[name].round(3).tolist(), strict=True))
-            for name, parts in made_of.items()
-        },
-        "ahead": ahead,
-    }
-    return result, about
+    about = {"networks": networks, "choices": CHOICES, "target": columns.real}
+    return {name: result[name] for name in made_of}, {**about, "weights": weights, "ahead": ahead}
+
+
+def _rivals(scored: dict[str, Array], columns: Columns, vote: Sequence[str]) -> dict[str, Array]:
+    """Scores (n,) that are fitted to nothing: FLOPs, the first taught reading, the vote."""
+    rivals = {name: scored[name] for name in ("flops", *columns.taught[:1]) if name in scored}
+    if vote and set(vote) <= set(columns.free):
+        rivals["vote"] = np.mean([ranks(scored[name]) for name in vote], axis=0)
+    return rivals
+
+
+def _seconds(cost: Array, fitting: float) -> dict[str, float]:
+    """Of one network and of all, the real trainings of those that were fitted shared by all."""
+    total = float(cost.sum()) + fitting
+    return {"mean": total / len(cost), "std": float(cost.std()), "total": total}
 
 
 def _on_the_others(

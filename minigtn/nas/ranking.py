@@ -25,6 +25,7 @@ from minigtn.nas.replay import replay
 from minigtn.nas.scores import FREE, UNTUNED, EstimatorConfig, at_fidelity, make, parts
 from minigtn.nas.statistics import compare
 from minigtn.nas.tables import draw, read_scores, scored
+from minigtn.nas.trainings import column_of
 from minigtn.networks.spaces import Space
 from minigtn.networks.spaces.tables import read_table, truth_column
 from minigtn.runs.claim import claimed
@@ -182,6 +183,7 @@ def _rank(
     result = compare(rows, columns, config.vote, config.bootstrap, config.seed)
     result |= {"archs": archs, "truth": truth_name, "score": estimators.score, "config": to_dict(config)}
     _combine(config, rows, result, space)
+    result |= _repaid(estimators.curriculum, result)
     write_json(folder / "rank.json", result)
     report.write(folder)
     return result
@@ -208,6 +210,25 @@ def _combine(config: RankConfig, rows: list[dict[str, Any]], result: dict[str, A
             rows, space, columns, config.vote, config.budgets, config.searches, config.seed,
             config.predictor_networks if enough else 0,
         )  # fmt: skip
+
+
+def _repaid(curriculum: str, result: dict[str, Any]) -> dict[str, Any]:
+    """What the meta-training took, where the curriculum is a run's folder, and after how many networks that
+    is less than what real trainings take longer than taught ones; None: never."""
+    path = Path(curriculum).expanduser() / "result.json"
+    columns = [column for column in map(column_of, result["columns"]) if column is not None]
+    taught = [c for c in columns if (c.arm, c.score) == ("gtn", result["score"])]
+    spent = read_json(path).get("seconds") if curriculum and taught and path.exists() else None
+    if spent is None:
+        return {}
+    mine = max(taught, key=lambda c: c.steps)
+    theirs = [str(c) for c in columns if c.arm == "real" and c.score == mine.score and c.steps >= mine.steps]
+
+    def after(name: str) -> int | None:
+        longer, shorter = (result["columns"][n]["seconds"]["mean"] for n in (name, str(mine)))
+        return math.ceil(spent / (longer - shorter)) if longer > shorter else None
+
+    return {"meta_training": {"seconds": spent, "repaid": {name: after(name) for name in theirs}}}
 
 
 def _begin(config: RankConfig, estimators: EstimatorConfig, data: Dataset, folder: Path) -> None:

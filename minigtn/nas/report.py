@@ -111,10 +111,20 @@ def _ranks(result: dict[str, Any], part: str, names: list[str]) -> str:
         "network's truth minus that of the network with the best estimate."
     )
     caption += f" vote: mean rank of {', '.join(result['vote'])}." if "vote" in result["columns"] else ""
-    caption += _predictor(result.get("predictor", {}))
+    caption += _repaid(result.get("meta_training", {})) + _predictor(result.get("predictor", {}))
     n = result["networks"] if part == "all" else result["better_half"]
     heads = ("estimator", "s per network", *(head for head, _ in MEASURES.values()))
     return page.card(f"On {PARTS[part]}, n = {n:,}", _table(heads, rows), caption)
+
+
+def _repaid(about: dict[str, Any]) -> str:
+    if not about:
+        return ""
+    when = ", ".join(
+        f"{name} {'never' if networks is None else f'after {networks:,} networks'}"
+        for name, networks in about["repaid"].items()
+    )
+    return f" Meta-training took {about['seconds']:,.0f} s; beside {when} that is repaid." if when else ""
 
 
 def _predictor(about: dict[str, Any]) -> str:
@@ -128,8 +138,8 @@ def _predictor(about: dict[str, Any]) -> str:
     return (
         f" {parts} (mean weights of ranks): ridge regression on {about['target']} of {about['networks']} "
         f"networks, its strength by leave-one-out; judged on the others, mean of {about['choices']} choices "
-        "of the fitted ones, of which each resample has one. Its seconds hold those real trainings, shared by "
-        "all networks."
+        "of the fitted ones, of which each resample has one. Its seconds hold those real trainings, shared "
+        "by all networks."
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from minigtn import data
-from minigtn.nas import report
+from minigtn.nas import ranking, report
 from minigtn.nas.ranking import RankConfig, rank
 from minigtn.nas.scores import EstimatorConfig
 from minigtn.nas.tables import draw, read_scores
@@ -246,6 +246,32 @@ def test_scores_of_unknown_settings_and_damaged_ones_are_refused(table, tmp_path
         run(few, table, folder)
     with claimed(folder), pytest.raises(ValueError, match="another process is at work in"):
         run(few, table, folder)
+
+
+def test_meta_training_is_repaid_by_what_real_trainings_take_longer(tmp_path):
+    seconds = {
+        "gtn-4-loss": 1.0,
+        "gtn-2-loss": 0.5,
+        "real-2-loss": 0.4,
+        "real-4-loss": 0.9,
+        "real-64-loss": 9.0,
+    }
+    columns = {name: {"seconds": {"mean": mean}} for name, mean in seconds.items()}
+    result = {"columns": columns, "score": "loss"}
+    assert ranking._repaid(str(tmp_path), result) == {}  # no result of a run
+    (tmp_path / "result.json").write_text('{"seconds": 100.0}')
+    about = ranking._repaid(str(tmp_path), result)["meta_training"]
+    assert about == {"seconds": 100.0, "repaid": {"real-4-loss": None, "real-64-loss": 13}}
+    words = report._repaid(about)
+    assert "took 100 s; beside real-4-loss never, real-64-loss after 13 networks that is repaid" in words
+    assert ranking._repaid(str(tmp_path), {"columns": {"flops": {}}, "score": "loss"}) == {}
+    assert ranking._repaid("", result) == {}
+
+
+def test_without_what_a_predictor_takes_it_is_said(table, tmp_path):
+    result = run(replace(CONFIG, estimators=("params",), vote=()), table, tmp_path / "run")
+    assert "replay" not in result
+    assert "There is no predictor: it takes free scores" in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_scores_over_repeats_are_means_and_one_that_is_not_finite_spoils_them(tmp_path):
