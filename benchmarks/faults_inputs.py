@@ -31,7 +31,8 @@ from minigtn.agents.config import AgentConfig
 from minigtn.agents.runs import read_config
 from minigtn.data.datasets import read_cifar_batch, read_idx
 from minigtn.nas.final_training import FinalConfig
-from minigtn.nas.tables import read_table, scored
+from minigtn.nas.tables import scored
+from minigtn.networks.spaces.tables import read_table
 from minigtn.outer.run import settings_of
 from minigtn.runs.files import load_tensors, read_json, read_metrics, save_tensors
 from minigtn.runs.settings import from_dict, to_dict

@@ -76,6 +76,11 @@ class MetaConfig:
     once."""
     rank_lr: float = 0.1
     """Learning rate of those at the first step."""
+    rank_table: str = ""
+    """CSV file (arch, accuracy) of a published benchmark. The pool is drawn from its networks, and their
+    accuracies there say how good they are, in place of real steps; they never judge. "": none."""
+    rank_truth: str = ""
+    """The table's accuracy column; by default mean_acc, cifar10_test or accuracy."""
     adjoint: Literal["unrolled", "checkpointed", "reversible"] = "checkpointed"
     """How the inner loop is differentiated; the meta-gradient is the same."""
     block_size: int = 1
@@ -154,6 +159,15 @@ class MetaConfig:
                 "meta.rank-weight compares the networks of an outer step: give meta.learners, at least 2, "
                 "and meta.sample-pool"
             )
+        of_space = self.sample_learners in spaces.SPACES and self.sample_pool > 0
+        if self.rank_table and (not of_space or self.sample_after):
+            raise ValueError(
+                "meta.rank-table is a table of networks of a search space, which the pool is drawn from: "
+                "name the space as meta.sample-learners, give meta.sample-pool, and leave meta.sample-after "
+                "out"
+            )
+        if self.rank_truth and not self.rank_table:
+            raise ValueError("meta.rank-truth is a column of meta.rank-table; give the table, too")
 
     @property
     def architectures(self) -> int:

@@ -18,13 +18,16 @@ from pathlib import Path
 from typing import Any
 
 from minigtn.data.datasets import Dataset
-from minigtn.nas import report
+from minigtn.nas import predictor, report
 from minigtn.nas.candidate import Candidate, Estimator
 from minigtn.nas.parallel import score_all
+from minigtn.nas.replay import replay
 from minigtn.nas.scores import FREE, UNTUNED, EstimatorConfig, at_fidelity, make, parts
 from minigtn.nas.statistics import compare
-from minigtn.nas.tables import draw, read_scores, read_table, scored, truth_column
+from minigtn.nas.tables import draw, read_scores, scored
+from minigtn.nas.trainings import column_of
 from minigtn.networks.spaces import Space
+from minigtn.networks.spaces.tables import read_table, truth_column
 from minigtn.runs.claim import claimed
 from minigtn.runs.files import Lines, environment, read_json, require_config, write_json
 from minigtn.runs.interrupt import deferred_interrupt
@@ -33,7 +36,11 @@ from minigtn.runs.settings import at_least, require_same, to_dict
 from minigtn.teaching.curriculum import load_curriculum
 from minigtn.teaching.fidelity import pool_of
 
-MAY_CHANGE = ("networks", "estimators", "repeats", "vote", "bootstrap", "workers")  # when ranking goes on
+MAY_CHANGE = (
+    "networks", "estimators", "repeats", "vote", "predictor_networks", "budgets", "searches", "bootstrap",
+    "workers",
+)  # fmt: skip
+"""When ranking goes on."""
 FILES = ("config.json", "tuning.json", "scores.jsonl", "rank.json", "report.html")
 
 
@@ -57,13 +64,30 @@ class RankConfig:
     """Initial weights of each network; its scores are means over them. More later keeps the first ones."""
     vote: tuple[str, ...] = ("flops", "synflow", "naswot")
     """Columns whose mean rank is the column vote, where they are all there."""
+    predictor_networks: int = 16
+    """Networks whose real short trainings weigh free scores and taught readings, for the column predictor,
+    which is judged on the others; at most half of the networks. 0: no predictor."""
+    budgets: tuple[float, ...] = ()
+    """Seconds of the searches that are replayed on the scores; by default those of 8, 16, 32 and 64 real
+    short trainings."""
+    searches: int = 20
+    """Searches of each kind, each among another half of the networks. 0: none."""
     bootstrap: int = 1000
     """Resamples of the networks for the 95 % intervals."""
     workers: int = 1
     """Processes that score networks side by side, on one device."""
 
     def __post_init__(self) -> None:
-        at_least(self, networks=0, seed=0, repeats=1, bootstrap=1, workers=1)
+        at_least(
+            self, networks=0, seed=0, repeats=1, predictor_networks=0, searches=0, bootstrap=1, workers=1
+        )
+        if self.predictor_networks in (1, 2):
+            raise ValueError(
+                f"a predictor is not fitted on {self.predictor_networks} networks; give predictor-networks "
+                "at least 3, or 0 for none"
+            )
+        if not all(0 < budget < math.inf for budget in self.budgets):
+            raise ValueError(f"budgets must be positive numbers of seconds, but they are {self.budgets}")
         if not self.estimators or len(set(self.estimators)) < len(self.estimators):
             raise ValueError(
                 "estimators must be at least one name, each once, but they are "
@@ -158,9 +182,53 @@ def _rank(
     rows = read_scores(folder, archs, config.repeats)
     result = compare(rows, columns, config.vote, config.bootstrap, config.seed)
     result |= {"archs": archs, "truth": truth_name, "score": estimators.score, "config": to_dict(config)}
+    _combine(config, rows, result, space)
+    result |= _repaid(estimators.curriculum, result)
     write_json(folder / "rank.json", result)
     report.write(folder)
     return result
+
+
+def _combine(config: RankConfig, rows: list[dict[str, Any]], result: dict[str, Any], space: Space) -> None:
+    """Add to ``result`` what follows from the scores of several columns: predictors and replayed searches, or
+    why there are none."""
+    columns = predictor.columns_for(list(result["columns"]), FREE, result["score"])
+    enough = config.predictor_networks and len(rows) >= 2 * config.predictor_networks
+    if columns is None or not enough:
+        result["predictor"] = {
+            "missing": "no predictor: it takes free scores, real annealed trainings, and at least twice as "
+            f"many networks as are fitted ({config.predictor_networks})"
+        }
+    else:
+        judged, about = predictor.judged(
+            rows, columns, config.vote, config.predictor_networks, config.bootstrap, config.seed
+        )
+        result["columns"] |= judged
+        result["predictor"] = about
+    if columns is not None and config.searches:
+        result["replay"] = replay(
+            rows, space, columns, config.vote, config.budgets, config.searches, config.seed,
+            config.predictor_networks if enough else 0,
+        )  # fmt: skip
+
+
+def _repaid(curriculum: str, result: dict[str, Any]) -> dict[str, Any]:
+    """What the meta-training took, where the curriculum is a run's folder, and after how many networks that
+    is less than what real trainings take longer than taught ones; None: never."""
+    path = Path(curriculum).expanduser() / "result.json"
+    columns = [column for column in map(column_of, result["columns"]) if column is not None]
+    taught = [c for c in columns if (c.arm, c.score) == ("gtn", result["score"])]
+    spent = read_json(path).get("seconds") if curriculum and taught and path.exists() else None
+    if spent is None:
+        return {}
+    mine = max(taught, key=lambda c: c.steps)
+    theirs = [str(c) for c in columns if c.arm == "real" and c.score == mine.score and c.steps >= mine.steps]
+
+    def after(name: str) -> int | None:
+        longer, shorter = (result["columns"][n]["seconds"]["mean"] for n in (name, str(mine)))
+        return math.ceil(spent / (longer - shorter)) if longer > shorter else None
+
+    return {"meta_training": {"seconds": spent, "repaid": {name: after(name) for name in theirs}}}
 
 
 def _begin(config: RankConfig, estimators: EstimatorConfig, data: Dataset, folder: Path) -> None:

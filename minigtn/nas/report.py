@@ -75,6 +75,7 @@ def _page(
     figures = (curves(result, part, against) for part in PARTS for against in places)
     body = f'{_header(result, saved)}<div class="grid">{"".join(figures)}</div>'
     body += "".join(_ranks(result, part, names) for part in PARTS) + _differences(result, names)
+    body += _replay(result)
     last = {c.arm: c.steps for c in sorted(filter(None, map(column_of, names)))}
     ends = [name for name in names if (c := column_of(name)) is None or last[c.arm] == c.steps]
     body += f'<div class="grid">{"".join(scatter(name, result, rows) for name in ends)}</div>'
@@ -110,9 +111,69 @@ def _ranks(result: dict[str, Any], part: str, names: list[str]) -> str:
         "network's truth minus that of the network with the best estimate."
     )
     caption += f" vote: mean rank of {', '.join(result['vote'])}." if "vote" in result["columns"] else ""
+    caption += _repaid(result.get("meta_training", {})) + _predictor(result.get("predictor", {}))
     n = result["networks"] if part == "all" else result["better_half"]
     heads = ("estimator", "s per network", *(head for head, _ in MEASURES.values()))
     return page.card(f"On {PARTS[part]}, n = {n:,}", _table(heads, rows), caption)
+
+
+def _repaid(about: dict[str, Any]) -> str:
+    if not about:
+        return ""
+    when = ", ".join(
+        f"{name} {'never' if networks is None else f'after {networks:,} networks'}"
+        for name, networks in about["repaid"].items()
+    )
+    return f" Meta-training took {about['seconds']:,.0f} s; beside {when} that is repaid." if when else ""
+
+
+def _predictor(about: dict[str, Any]) -> str:
+    """What the predictors are, in the words of a caption."""
+    if "target" not in about:
+        return f" There is {about['missing']}." if "missing" in about else ""
+    parts = " and ".join(
+        f"{name} of {', '.join(f'{part} ({weight:+.2f})' for part, weight in weights.items())}"
+        for name, weights in about["weights"].items()
+    )
+    return (
+        f" {parts} (mean weights of ranks): ridge regression on {about['target']} of {about['networks']} "
+        f"networks, its strength by leave-one-out; judged on the others, mean of {about['choices']} choices "
+        "of the fitted ones, of which each resample has one. Its seconds hold those real trainings, shared "
+        "by all networks."
+    )
+
+
+def _replay(result: dict[str, Any]) -> str:
+    """What searches within budgets of seconds find."""
+    if "replay" not in result:
+        return ""
+    about = result["replay"]
+    heads = ["search"]
+    for budget in about["budgets"]:
+        trainings = budget["seconds"] / about["real_seconds"]
+        heads.append(f"{budget['seconds']:,.0f} s, {trainings:.1f} real")
+    rows = []
+    for name in about["budgets"][0]["strategies"]:
+        cells = []
+        for budget in about["budgets"]:
+            found = budget["strategies"][name]
+            if not found["searches"]:
+                cells.append("<td>too little<small>none found</small></td>")
+                continue
+            spread = found["found"]["std"]
+            form = f"{found['found']['mean']:.2f}" + (f" ± {spread:.2f}" if spread is not None else "")
+            few = "" if found["searches"] == about["searches"] else f", n = {found['searches']}"
+            cells.append(f"<td>{form}<small>regret {found['regret']['mean']:.2f}{few}</small></td>")
+        rows.append([name, *cells])
+    best = f"{about['best']['mean']:.2f}"
+    caption = (
+        f"Truth of what a search finds within so many seconds (of so many {about['real']}), replayed on the "
+        f"scores above: n = {about['searches']} searches, each among another half of the networks "
+        f"({about['candidates']}; they overlap), mean ± standard deviation; the best there is {best}. "
+        "Truth is read at the end alone. Meta-training and tuning, spent once for a space, are not counted. "
+        "X, then real: half of the seconds for X, then real trainings of its best."
+    )
+    return page.card("Searches within a budget", _table(heads, rows), caption)
 
 
 def _differences(result: dict[str, Any], names: list[str]) -> str:

@@ -34,7 +34,7 @@ def compare(
     values = {column: np.array([row["scores"][column] for row in rows], float) for column in columns}
     seconds = {column: np.array([row["seconds"][column] for row in rows]) for column in columns}
     if vote and set(vote) <= set(columns):
-        values["vote"] = np.mean([_ranks(values[column]) for column in vote], axis=0)
+        values["vote"] = np.mean([ranks(values[column]) for column in vote], axis=0)
         seconds["vote"] = np.sum([seconds[column] for column in vote], axis=0)
     better = np.sort(np.argsort(-truth, kind="stable")[: (len(rows) + 1) // 2])
     result: dict[str, Any] = {
@@ -50,14 +50,14 @@ def compare(
         for column, scores in values.items()
     }
     for part, index in zip(PARTS, (np.arange(len(rows)), better), strict=True):
-        counts = _resamples(len(index), bootstrap, seed)
+        counts = resamples(len(index), bootstrap, seed)
         found = {column: measures(scores[index], truth[index]) for column, scores in values.items()}
         drawn = {column: measures(scores[index], truth[index], counts) for column, scores in values.items()}
         for column, about in result.items():
-            about[part] = {name: _interval(found[column][name], drawn[column][name]) for name in MEASURES}
+            about[part] = {name: interval(found[column][name], drawn[column][name]) for name in MEASURES}
             for rival, differences in about["against"].items():
                 differences[part] = {
-                    name: _interval(
+                    name: interval(
                         found[column][name] - found[rival][name], drawn[column][name] - drawn[rival][name]
                     )
                     for name in MEASURES
@@ -131,20 +131,20 @@ def _top(x: Array, counts: Array, k: Array) -> Array:
     return np.clip((k[:, None] - above) / np.maximum(tied, 1), 0, 1)
 
 
-def _resamples(n: int, bootstrap: int, seed: int) -> Array:
+def resamples(n: int, bootstrap: int, seed: int) -> Array:
     """How often each of n networks is in each resample: (bootstrap, n)."""
     rng = np.random.default_rng(seed_for(seed, Purpose.BOOTSTRAP, 0))
     drawn = rng.integers(n, size=(bootstrap, n))
     return np.stack([np.bincount(index, minlength=n) for index in drawn]).astype(float)
 
 
-def _interval(value: Array, drawn: Array) -> dict[str, float | None]:
+def interval(value: Array, drawn: Array) -> dict[str, float | None]:
     """A value (1,), and the percentiles of those of its resamples (B,) that are defined."""
     drawn = drawn[np.isfinite(drawn)]
     low, high = np.percentile(drawn, (2.5, 97.5)).tolist() if len(drawn) else (None, None)
     return {"value": float(value[0]) if math.isfinite(value[0]) else None, "low": low, "high": high}
 
 
-def _ranks(values: Array) -> Array:
+def ranks(values: Array) -> Array:
     """Ranks around their mean, ties averaged; what is not finite comes last, that is, lowest."""
     return _signs(np.where(np.isfinite(values), values, -np.inf)).sum(1) / 2

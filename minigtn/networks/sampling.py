@@ -110,6 +110,10 @@ class ModuleLearner:
 
 def from_space(space: Space, seed: int, image_shape: tuple[int, int, int], n_classes: int) -> ModuleLearner:
     """A random network of a search space as a learner; the same for the same seed, on every machine."""
-    arch = space.sample(seed)
+    return of_space(space, space.sample(seed), image_shape, n_classes)
+
+
+def of_space(space: Space, arch: str, image_shape: tuple[int, int, int], n_classes: int) -> ModuleLearner:
+    """That network of a search space as a learner."""
     channels = image_shape[0]
     return ModuleLearner(lambda: space.build(arch, n_classes=n_classes, in_channels=channels), image_shape)

@@ -217,7 +217,9 @@ class MetaTraining:
         """What the best teacher (the last one without validations) shows the learner with that seed."""
         state = self.best if self.config.meta.valid_every else None
         steps = self.progress.best_step if self.config.meta.valid_every else self.progress.step
-        made = {"config": to_dict(self.config), "outer_steps_taken": steps}
+        made: dict[str, Any] = {"config": to_dict(self.config), "outer_steps_taken": steps}
+        if self.meta_gradient.pool.archs:
+            made["pool"] = list(self.meta_gradient.pool.archs)
         if self.config.meta.rank_weight:
             made["real_trainings"] = self.meta_gradient.targets.cost()
         return curriculum_of(self.teacher, self.data, made, seed, state)

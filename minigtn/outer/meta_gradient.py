@@ -17,15 +17,16 @@ from torch import Tensor
 
 from minigtn.config import MetaConfig, RunConfig
 from minigtn.data import Dataset, Split, crop_and_flip
-from minigtn.inner.adjoints import Adjoint
+from minigtn.inner.adjoints import Adjoint, Unrolled
 from minigtn.inner.memory import memory_bytes, saved_bytes
 from minigtn.inner.optimizers import OPTIMIZERS
 from minigtn.inner.training import Params, Readout, sgd
 from minigtn.networks import ordinary
 from minigtn.networks.learners import Classifier, InBfloat16, Learner, LearnerLoss
-from minigtn.networks.sampling import from_space, sample
+from minigtn.networks.sampling import from_space, of_space, sample
 from minigtn.outer.batched import Cohort, most_together
-from minigtn.outer.ranked import Ranked, Targets, ranked
+from minigtn.outer.pool import pool_of
+from minigtn.outer.ranked import Ranked, TableTargets, Targets, ranked
 from minigtn.runs.devices import sent
 from minigtn.runs.seeds import Purpose, seed_for
 from minigtn.teaching.curriculum import Curriculum, TrainingData
@@ -57,7 +58,10 @@ class MetaGradient:
         self.device = data.train.x.device
         self.adjoint = config.make_adjoint(self.device)
         self._own = base_learner(config, data)  # made at once: it refuses images that are too small
-        self.targets = Targets(config, data)
+        self.pool = pool_of(config)
+        self.targets: Targets | TableTargets = Targets(config, data)
+        if config.meta.rank_table:
+            self.targets = TableTargets(config, self.pool)
         self._pool: dict[int, Classifier] = {}
         self._drawn: dict[tuple[int, ...], Drawn] = {}
         self.ranked: Ranked | None = None
@@ -70,11 +74,14 @@ class MetaGradient:
         meta-loss, ().
 
         With ``meta.rank_weight`` all networks of the step are compared; ``sum_`` adds up tensors over the
-        workers that have them. Their readings are taken twice then, once without gradient.
+        workers that have them. Their readings are taken twice then, once without gradient, unless the adjoint
+        keeps so little of a training that all of them wait for their walk back (:func:`waits`).
         """
         numbers = self._numbers(step, learners)
         weights: dict[int, Tensor] = {}
         if self.config.meta.rank_weight:
+            if waits(self.config, self.adjoint):
+                return self._ranked_at_once(self._lesson(teacher, numbers[0]), step, learners, sum_)
             self.ranked = self._first_pass(teacher, step, learners, sum_)
             weights = {number: self.ranked.weights[i] for i, number in zip(learners, numbers, strict=True)}
         shown_alike = [[number] for number in numbers] if self.config.teacher.varies else [numbers]
@@ -98,7 +105,6 @@ class MetaGradient:
     ) -> Ranked:
         """The readings of all networks of the step and their targets, and what the outer loss makes of
         them. What is drawn here is kept for the second pass."""
-        meta = self.config.meta
         rows: dict[int, Tensor] = {}
         numbers = self._numbers(step, learners)
         shown = self._lesson(teacher, numbers[0])
@@ -108,11 +114,45 @@ class MetaGradient:
             drawn = self._drawn[number,]
             if self.config.teacher.varies:
                 shown = self._lesson(teacher, number)
-            readings = readings_of(fitted(shown, drawn), drawn.start, drawn.readout, self.adjoint)
-            member = self._member(step, seed_for(self.config.seed, Purpose.LEARNER, number))
+            rows[i] = readings_of(fitted(shown, drawn), drawn.start, drawn.readout, self.adjoint)
+            rows[i] = self._with_target(rows[i], step, number, drawn)
+        return self._ranked(rows, sum_)
+
+    def _ranked_at_once(
+        self,
+        lesson: TrainingData,
+        step: int,
+        learners: range,
+        sum_: Callable[[list[Tensor]], None] | None,
+    ) -> Tensor:
+        """As :meth:`add` with two passes, in one: all networks are trained, and then walked back one by
+        one."""
+        readings: dict[int, Tensor] = {}
+        rows: dict[int, Tensor] = {}
+        shown, leaves = _detached(lesson)
+        for i, number in zip(learners, self._numbers(step, learners), strict=True):
+            drawn = self._drawn.pop((number,), None) or self._draw(step, [number])
+            readings[i] = readings_of(fitted(shown, drawn), drawn.start, drawn.readout, self.adjoint)
+            rows[i] = self._with_target(readings[i].detach(), step, number, drawn)
+        self.ranked = self._ranked(rows, sum_)
+        weights = self.ranked.weights
+        losses = [partial(_weighed, readings=readings.pop(i), weights=weights[i]) for i in learners]
+        longest = self.config.meta.clip_learner / self.config.meta.learners
+        _walk_back(lesson, shown, leaves, losses, longest)
+        return self.ranked.loss * len(learners) / self.config.meta.learners
+
+    def _with_target(self, readings: Tensor, step: int, number: int, drawn: Drawn) -> Tensor:
+        """The readings and, at the end, how good the network is: (R + 1,)."""
+        member = self._member(step, seed_for(self.config.seed, Purpose.LEARNER, number))
+        with torch.no_grad():
             target = self.targets.of(member, drawn.learner)
-            rows[i] = torch.cat([readings, readings.new_tensor([target])])
-        nothing = torch.zeros_like(rows[learners[0]])
+        return torch.cat([readings, readings.new_tensor([target])])
+
+    def _ranked(self, rows: dict[int, Tensor], sum_: Callable[[list[Tensor]], None] | None) -> Ranked:
+        """What the outer loss makes of readings and targets, ``rows`` by number in the step; those of other
+        workers are asked for."""
+        meta = self.config.meta
+        nothing = torch.zeros_like(next(iter(rows.values())))
         of_all = torch.stack([rows.get(i, nothing) for i in range(meta.learners)])
         if sum_ is not None:
             sum_([of_all])
@@ -172,15 +212,28 @@ class MetaGradient:
             return sampled_learner(self.config, self.data, seed)
         member = self._member(step, seed)
         if member not in self._pool:
-            of_pool = seed_for(self.config.seed, Purpose.POOL, member)
-            self._pool[member] = sampled_learner(self.config, self.data, of_pool)
+            self._pool[member] = self._of_pool(member)
         return self._pool[member]
+
+    def _of_pool(self, member: int) -> Classifier:
+        if not self.pool.archs:
+            seed = seed_for(self.config.seed, Purpose.POOL, member)
+            return sampled_learner(self.config, self.data, seed)
+        space = self.config.make_space()
+        return of_space(space, self.pool.archs[member], self.data.image_shape, self.data.n_classes)
 
     def _member(self, step: int, seed: int) -> int:
         """Which of the pool's learners has the weights with that seed; -1: the run's own."""
         meta = self.config.meta
         own = step < meta.sample_after or takes_own(meta, seed)
         return -1 if own else seed % meta.sample_pool
+
+
+def waits(config: RunConfig, adjoint: Adjoint) -> bool:
+    """Whether networks that are ranked are all trained before the first is walked back: where they are shown
+    the same, and the adjoint keeps weights or less. Captured steps hold one training."""
+    light = not isinstance(adjoint, Unrolled) and not getattr(adjoint, "graphs", False)
+    return config.meta.rank_weight > 0 and light and not config.teacher.varies
 
 
 def add_meta_gradient(
@@ -195,14 +248,35 @@ def add_meta_gradient(
     chaos would outweigh all others otherwise (such gradients: Metz et al. 2019, arXiv 1810.10180). One that
     is not finite makes the sum so.
     """
+    shown, leaves = _detached(lesson)
+    return _walk_back(lesson, shown, leaves, losses, longest)
+
+
+def _detached(lesson: TrainingData) -> tuple[TrainingData, dict[str, Any]]:
+    """The lesson cut off from its teacher, and its tensors, which gather gradients."""
     parts = {name: part for name, part in lesson._asdict().items() if isinstance(part, Tensor)}
     leaves: dict[str, Any] = {
         name: part.detach().requires_grad_(part.requires_grad) for name, part in parts.items()
     }
+    return lesson._replace(**leaves), leaves
+
+
+def _weighed(_: TrainingData, readings: Tensor, weights: Tensor) -> Tensor:
+    return (weights * readings).sum()
+
+
+def _walk_back(
+    lesson: TrainingData,
+    shown: TrainingData,
+    leaves: dict[str, Any],
+    losses: Sequence[Callable[[TrainingData], Tensor]],
+    longest: float,
+) -> Tensor:
+    """:func:`add_meta_gradient`, with the lesson that was detached."""
     total = lesson.x.new_zeros(())
     gradients: dict[str, Tensor] = {}
     for loss in losses:
-        value = loss(lesson._replace(**leaves))
+        value = loss(shown)
         value.backward()
         total += value.detach()
         scale = (longest / leaves["x"].grad.norm()).clamp(max=1) if longest else None
@@ -211,7 +285,7 @@ def add_meta_gradient(
                 part = leaf.grad if scale is None else scale * leaf.grad
                 gradients[name] = gradients[name] + part if name in gradients else part
                 leaf.grad = None
-    torch.autograd.backward([parts[name] for name in gradients], list(gradients.values()))
+    torch.autograd.backward([getattr(lesson, name) for name in gradients], list(gradients.values()))
     return total
 
 
@@ -313,15 +387,13 @@ def estimated_bytes(config: RunConfig, data: Dataset, teacher: Teacher) -> dict[
     weights = sum(p.numel() for p in params.values())
     activations = saved_bytes(lambda: LearnerLoss(learner)(params, batch), list(params.values()))
     optimizer = OPTIMIZERS[config.teacher.optimizer]
-    return {
-        "adjoint": memory_bytes(
-            config.make_adjoint(data.train.x.device),
-            T,
-            weights,
-            activations,
-            4,
-            config.teacher.momentum,
-            optimizer,
-        ),
+    adjoint = config.make_adjoint(data.train.x.device)
+    momentum = config.teacher.momentum
+    sizes = {
+        "adjoint": memory_bytes(adjoint, T, weights, activations, 4, momentum, optimizer),
         "teacher": saved_bytes(teacher.images, []),
     }
+    if waits(config, adjoint):
+        each = memory_bytes(adjoint, T, weights, 0, 4, momentum, optimizer)
+        sizes["waiting"] = (config.meta.learners - 1) * each
+    return sizes

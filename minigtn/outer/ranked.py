@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -28,6 +29,7 @@ from minigtn.data import Dataset
 from minigtn.inner.training import sgd
 from minigtn.networks.layers import cross_entropy
 from minigtn.networks.learners import Classifier, LearnerLoss
+from minigtn.outer.pool import Pool
 from minigtn.runs.seeds import Purpose, seed_for
 
 EVALUATION_BATCH = 500  # validation images whose batch statistics a network shares
@@ -126,3 +128,34 @@ class Targets:
             int(member): (math.inf if loss is None else loss, seconds or 0.0)
             for member, (loss, seconds) in state.items()
         }
+
+
+@dataclass
+class TableTargets:
+    """How good a published table says that each network of the pool is: minus its accuracy, in place of a
+    real training. Costs nothing here; what the table's trainings took is not counted."""
+
+    config: RunConfig
+    pool: Pool
+
+    def of(self, member: int, learner: Classifier) -> float:
+        """The target of that network of the pool."""
+        return -self.pool.accuracies[member]
+
+    def cost(self) -> dict[str, Any]:
+        """What they are, in place of the real trainings."""
+        table = Path(self.config.meta.rank_table).name
+        source = f"column {self.pool.column} of {table}: trainings that others made, not counted here"
+        return {"networks": len(self.pool.archs), "real_steps": 0, "seconds": 0.0, "table": source}
+
+    def state(self) -> dict[str, float]:
+        """As JSON values: the entries."""
+        return dict(zip(self.pool.archs, self.pool.accuracies, strict=True))
+
+    def load_state(self, state: dict[str, float]) -> None:
+        """ValueError where the run began with other networks or entries."""
+        if state != self.state():
+            raise ValueError(
+                f"the table {self.config.meta.rank_table} has changed since this run began, and other "
+                "networks, or other accuracies, would teach on; give the table as it was"
+            )

@@ -129,10 +129,10 @@ def _finish(training: MetaTraining, folder: Path) -> dict[str, Any]:
 
 
 def _cost(curriculum: Curriculum, seconds: float | None) -> dict[str, Any]:
-    """What the meta-training took; where networks were ranked, the real trainings within those seconds,
-    too."""
-    real = curriculum.provenance.get("real_trainings")
-    return {"seconds": seconds} | ({"real_trainings": real} if real else {})
+    """What the meta-training took; where networks were ranked, the real trainings within those seconds, or
+    the table in place of them; and the pool."""
+    made = curriculum.provenance
+    return {"seconds": seconds} | {name: made[name] for name in ("real_trainings", "pool") if name in made}
 
 
 def _judge(

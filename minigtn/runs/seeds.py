@@ -27,6 +27,8 @@ class Purpose(IntEnum):
     RANKED = 104
     BOOTSTRAP = 105
     REPEATED = 106
+    FITTED = 107
+    REPLAY = 108
     FINAL_WEIGHTS = 120
     FINAL_EPOCH = 121
 

@@ -67,10 +67,12 @@ def made_for(curriculum: Curriculum) -> tuple[str, Fidelity]:
 
 def pool_of(curriculum: Curriculum) -> frozenset[str]:
     """The architectures that the curriculum's teacher met again and again: its pool, where it had one of a
-    search space. They must not judge it."""
+    search space. They must not judge it. (Files of before pools were written down say their seed.)"""
     name, fidelity = made_for(curriculum)
     if not name:
         return frozenset()
+    if "pool" in curriculum.provenance:
+        return frozenset(curriculum.provenance["pool"])
     config = curriculum.provenance["config"]
     space = fidelity.space(name)
     members = range(config["meta"].get("sample_pool", 0))

@@ -8,10 +8,11 @@ from dataclasses import replace
 import pytest
 
 from minigtn import data
-from minigtn.nas import report
+from minigtn.nas import ranking, report
 from minigtn.nas.ranking import RankConfig, rank
 from minigtn.nas.scores import EstimatorConfig
-from minigtn.nas.tables import draw, read_scores, read_table
+from minigtn.nas.tables import draw, read_scores
+from minigtn.networks.spaces.tables import read_table
 from minigtn.runs.claim import claimed
 from tiny_space import TinySpace
 
@@ -174,8 +175,15 @@ def test_rank_stopped_resumed_and_extended_is_the_same(table, tmp_path, monkeypa
 
 def test_the_page_stands_alone_and_can_be_drawn_again(table, tmp_path):
     folder = tmp_path / "run"
-    settings = replace(CONFIG, estimators=("gtn", "real", "params", "flops"), vote=("params", "flops"))
-    run(settings, table, folder)
+    settings = replace(
+        CONFIG, estimators=("gtn", "real", "params", "flops"), vote=("params", "flops"), predictor_networks=3
+    )
+    result = run(settings, table, folder)
+    assert result["predictor"]["target"] == "real-3-loss"
+    assert set(result["predictor"]["weights"]["predictor"]) == {
+        "params", "flops", "gtn-2-loss", "gtn-2-accuracy", "gtn-2-tse"
+    }  # fmt: skip
+    assert len(result["replay"]["budgets"]) == 4
     page = (folder / "report.html").read_text()
     for word in ("<script", "http://", "https://", "@import"):
         assert word not in page
@@ -183,6 +191,8 @@ def test_the_page_stands_alone_and_can_be_drawn_again(table, tmp_path):
         "real-3-loss", "flops", "vote", "On the better half, n = 3", "n = 6", "s of tuning",
         "n = 2 initial weights",
         "gtn-2-loss \N{MINUS SIGN} real-2-loss", "minus their validation loss",
+        "predictor \N{MINUS SIGN} predictor-free", "ridge regression on real-3-loss of 3 networks",
+        "Searches within a budget", "taught, then real",
     ):  # fmt: skip
         assert word in page
     # light and dark: steps and seconds for both parts, scatter plots of the two trainings' ends and of sizes
@@ -198,6 +208,9 @@ def test_the_page_stands_alone_and_can_be_drawn_again(table, tmp_path):
         ({"bootstrap": 0}, "bootstrap must be at least 1"),
         ({"repeats": 0}, "repeats must be at least 1"),
         ({"estimators": ("flops", "flops")}, "each once"),
+        ({"predictor_networks": 2}, "not fitted on 2 networks; give predictor-networks at least 3, or 0"),
+        ({"budgets": (10.0, -1.0)}, "budgets must be positive numbers of seconds"),
+        ({"searches": -1}, "searches must be at least 0"),
     ],
 )
 def test_bad_settings_are_one_sentence(changes, sentence):
@@ -233,6 +246,32 @@ def test_scores_of_unknown_settings_and_damaged_ones_are_refused(table, tmp_path
         run(few, table, folder)
     with claimed(folder), pytest.raises(ValueError, match="another process is at work in"):
         run(few, table, folder)
+
+
+def test_meta_training_is_repaid_by_what_real_trainings_take_longer(tmp_path):
+    seconds = {
+        "gtn-4-loss": 1.0,
+        "gtn-2-loss": 0.5,
+        "real-2-loss": 0.4,
+        "real-4-loss": 0.9,
+        "real-64-loss": 9.0,
+    }
+    columns = {name: {"seconds": {"mean": mean}} for name, mean in seconds.items()}
+    result = {"columns": columns, "score": "loss"}
+    assert ranking._repaid(str(tmp_path), result) == {}  # no result of a run
+    (tmp_path / "result.json").write_text('{"seconds": 100.0}')
+    about = ranking._repaid(str(tmp_path), result)["meta_training"]
+    assert about == {"seconds": 100.0, "repaid": {"real-4-loss": None, "real-64-loss": 13}}
+    words = report._repaid(about)
+    assert "took 100 s; beside real-4-loss never, real-64-loss after 13 networks that is repaid" in words
+    assert ranking._repaid(str(tmp_path), {"columns": {"flops": {}}, "score": "loss"}) == {}
+    assert ranking._repaid("", result) == {}
+
+
+def test_without_what_a_predictor_takes_it_is_said(table, tmp_path):
+    result = run(replace(CONFIG, estimators=("params",), vote=()), table, tmp_path / "run")
+    assert "replay" not in result
+    assert "There is no predictor: it takes free scores" in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_scores_over_repeats_are_means_and_one_that_is_not_finite_spoils_them(tmp_path):

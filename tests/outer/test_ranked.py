@@ -152,6 +152,31 @@ def test_without_a_weight_nothing_changes(exact: Dataset) -> None:
     assert gradients[0].norm() > 1e-4
 
 
+@pytest.mark.parametrize("adjoint", [Checkpointed(2), Reversible()], ids=lambda a: type(a).__name__)
+def test_networks_that_wait_give_what_two_passes_give(
+    exact: Dataset, adjoint: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All trained and then walked back, each is trained once less; also where learners are clipped."""
+    for changes in ({}, {"clip_learner": 1e-3}):
+        gradients = []
+        for once in (True, False):
+            gradient = MetaGradient(config(**changes), exact)
+            gradient.adjoint = adjoint
+            assert meta_gradient.waits(gradient.config, adjoint) or not once
+            if not once:
+                monkeypatch.setattr(meta_gradient, "waits", lambda *_: False)
+            teacher = Teacher(gradient.config.teacher, exact.image_shape, 10, 7, torch.float64)
+            loss = gradient.add(teacher, 1, range(3))
+            monkeypatch.undo()
+            gradients.append(torch.cat([loss.view(1), *(p.grad.flatten() for p in teacher.parameters())]))
+        torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-12)
+        assert gradients[0][1:].norm() > 1e-6
+    varies = dataclasses.replace(gradient.config.teacher, z="gaussian")
+    assert not meta_gradient.waits(config(), Unrolled())
+    assert not meta_gradient.waits(config(), Checkpointed(graphs=True))
+    assert not meta_gradient.waits(dataclasses.replace(gradient.config, teacher=varies), adjoint)
+
+
 def test_two_workers_see_all_the_networks_of_a_step(exact: Dataset) -> None:
     """Each walks back its own, with weights from the readings of all."""
     shares: list[list[Tensor]] = []
