@@ -2,7 +2,8 @@
 # Does a curriculum rank networks better than as many steps on real data? A teacher is meta-trained on CIFAR-10; then networks of a published
 # table are scored by its curriculum, by real data (up to 8 times as many steps, tuned; annealed and constant), by what costs no training, and by a
 # predictor of all that, fitted on 16 networks' real trainings; searches within budgets of seconds are replayed on those scores.
-#   benchmarks/nas.sh --size cpu --space nas-bench-201 --networks 200 --table ... --data FOLDER --out FOLDER   two CPU cores, some 4 hours; not run yet
+#   benchmarks/nas.sh --size cpu --space nas-bench-201 --networks 200 --table ... --data FOLDER --out FOLDER   by the times of single steps 4 hours of a core for the
+#       teacher and 2 for the candidates; not run yet
 #   benchmarks/nas.sh --size small --table nas-bench-macro-cifar10.csv --data FOLDER --out FOLDER      two CPU cores, under an hour
 #   benchmarks/nas.sh --size paper --device cuda --networks 500 --workers 8 --table ... --out FOLDER   one GPU; not run yet
 # --space nas-bench-201 takes the other table, --teacher FOLDER a teacher that is there. A second run goes on where the first was stopped.
