@@ -185,8 +185,12 @@ def test_a_policy_taught_in_ten_steps_balances_and_an_untaught_one_falls(browser
     until(browser, "cartpole-score", "/^Up for 1[0-9][0-9] /", 30)
     click(browser, "cartpole-left")
     choose(browser, "cartpole-taught", "0")
-    fallen = until(browser, "status", "/^Fallen after/", 30)
-    assert int(fallen.split()[2]) < 150
+    fallen = "return /^Fallen after (1[0-4]\\d|\\d\\d?) /.test(document.getElementById('status').textContent)"
+    tries = 3  # 8 in 1,000 untaught policies stay up for 150 steps, 1 in 1,000 for as long as one looks
+    while tries and not wait(browser, fallen, 15):
+        tries -= 1
+        click(browser, "cartpole-fresh")
+    assert tries
 
 
 @pytest.mark.parametrize("width", WIDTHS)
