@@ -31,8 +31,9 @@ CONTEXT.set_forkserver_preload(
 )
 LONGEST = 300
 """Seconds after which a command counts as hanging."""
-VARIES = ("seconds", "evaluation_seconds", "seconds_per_learner", "commit")
-"""What a clock says, and the commit: somebody may work on the source tree meanwhile."""
+VARIES = ("seconds", "evaluation_seconds", "seconds_per_learner", "meta_training", "replay", "commit")
+"""What a clock says, and what follows from it (searches within budgets of seconds); and the commit: somebody
+may work on the source tree meanwhile."""
 
 
 def _child(argv: list[str], log: str, file_bytes: int | None) -> None:
