@@ -158,7 +158,7 @@ def _replay(result: dict[str, Any]) -> str:
         for budget in about["budgets"]:
             found = budget["strategies"][name]
             if not found["searches"]:
-                cells.append("<td>too little<small>none found</small></td>")
+                cells.append("<td>none<small>too few seconds or networks</small></td>")
                 continue
             spread = found["found"]["std"]
             form = f"{found['found']['mean']:.2f}" + (f" ± {spread:.2f}" if spread is not None else "")
