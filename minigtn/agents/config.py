@@ -166,7 +166,21 @@ class AgentConfig:
 
 
 PRESETS: dict[str, AgentConfig] = {
-    "CartPole-v1": AgentConfig(teacher=StatesConfig(batch_size=64), outer=OuterConfig(valid_policies=64)),
+    "CartPole-v1": AgentConfig(
+        teacher=StatesConfig(batch_size=64, spread=0.1),
+        outer=OuterConfig(
+            outer_steps=110,
+            averaging=0.95,
+            tries=64,
+            policies=64,
+            episodes=2,
+            gamma=0.995,
+            sharpness=2.0,
+            valid_every=10,
+            valid_policies=2048,
+            valid_episodes=1,
+        ),
+    ),
     "Acrobot-v1": AgentConfig(
         env="Acrobot-v1",
         policy=PolicyConfig((64,)),

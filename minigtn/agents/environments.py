@@ -38,9 +38,6 @@ class Environment(ABC):
     """Units in which synthetic states are learned (they stay within two of them) and the critic sees
     observations. Not their typical sizes: a policy leans on a feature the more, the larger it is in the
     states that taught it, so what matters gets large ones (docs/log.md)."""
-    mirror: ClassVar[tuple[int, ...]]
-    """Signs of an observation's numbers in a mirror, where states change sign and actions come in the
-    opposite order. The physics looks the same there."""
     reward_scale: ClassVar[float]
     """Typical size of one reward."""
     actions: ClassVar[tuple[str, ...]]
@@ -91,7 +88,6 @@ class CartPole(Environment):
     n_actions: ClassVar[int] = 2
     features: ClassVar[tuple[str, ...]] = ("position", "velocity", "angle", "angular velocity")
     scale: ClassVar[tuple[float, ...]] = (0.5, 1.0, 1.5, 2.0)
-    mirror: ClassVar[tuple[int, ...]] = (-1, -1, -1, -1)
     reward_scale: ClassVar[float] = 1.0
     actions: ClassVar[tuple[str, ...]] = ("left", "right")
 
@@ -145,7 +141,6 @@ class Acrobot(Environment):
     n_actions: ClassVar[int] = 3
     features: ClassVar[tuple[str, ...]] = ("cos 1", "sin 1", "cos 2", "sin 2", "velocity 1", "velocity 2")
     scale: ClassVar[tuple[float, ...]] = (0.7, 0.7, 0.7, 0.7, 2.0, 4.0)
-    mirror: ClassVar[tuple[int, ...]] = (1, -1, 1, -1, -1, -1)
     reward_scale: ClassVar[float] = 1.0
     actions: ClassVar[tuple[str, ...]] = ("torque -1", "no torque", "torque +1")
 
@@ -220,7 +215,6 @@ class Pendulum(Environment):
     n_actions: ClassVar[int] = 3
     features: ClassVar[tuple[str, ...]] = ("cos", "sin", "angular velocity")
     scale: ClassVar[tuple[float, ...]] = (0.7, 0.7, 3.0)
-    mirror: ClassVar[tuple[int, ...]] = (1, -1, -1)
     reward_scale: ClassVar[float] = 8.0
     actions: ClassVar[tuple[str, ...]] = ("torque -2", "no torque", "torque +2")
 

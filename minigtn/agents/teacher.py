@@ -2,12 +2,13 @@
 all learned.
 
 The pieces are those of :class:`minigtn.teaching.teacher.Teacher`: its learned pixels (here: learned states,
-within two ``scale`` of 0), learned soft labels (here: action probabilities), and step sizes. Departures: a
-small dense generator can stand between learned vectors and states, and states come with their mirror images.
+within two ``scale`` of 0), learned soft labels (here: action probabilities), and step sizes. Departures:
+states may begin near 0, and a small dense generator can stand between learned vectors and states.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -31,9 +32,10 @@ class StatesConfig:
     """T: batches in the curriculum, one per inner step."""
     batch_size: int = 16
     """B: synthetic states in one batch."""
-    mirrored: bool = False
-    """Half of a batch is the mirror image of the other half: each state as the environment's mirror shows it,
-    with the opposite action. What a policy's random start prefers of the two sides then cancels out."""
+    spread: float = 1.0
+    """States that are learned one by one begin as normal numbers times this, in units of the environment's
+    ``scale``. Where episodes begin near 0, small ones: large states leave a policy what its random weights
+    prefer at 0 (docs/log.md)."""
     states: Literal["learned", "generator"] = "learned"
     """States learned one by one, or made by a dense generator from learned vectors."""
     learn_states: bool = True
@@ -55,11 +57,8 @@ class StatesConfig:
             raise ValueError(
                 f"a generator needs z_size and width of at least 1; given {self.z_size} and {self.width}"
             )
-        if self.mirrored and self.batch_size % 2:
-            raise ValueError(
-                f"mirrored states come in pairs: batch_size must be even, not {self.batch_size}; "
-                "or leave mirrored off"
-            )
+        if not 0 < self.spread < math.inf:
+            raise ValueError(f"teacher.spread must be positive and finite, not {self.spread}")
         self.parts()
 
     def parts(self) -> TeacherConfig:
@@ -67,7 +66,7 @@ class StatesConfig:
         not allow."""
         return TeacherConfig(
             inner_steps=self.inner_steps,
-            batch_size=self.batch_size // 2 if self.mirrored else self.batch_size,
+            batch_size=self.batch_size,
             images="pixels",
             labels="learned",
             optimizer=self.optimizer,
@@ -81,18 +80,18 @@ class StateTeacher(nn.Module):
     probabilities y (T, B, K), lr and momentum (T,). Its parameters are the outer loop's ``theta``."""
 
     scale: Tensor
-    mirror: Tensor
 
     def __init__(self, config: StatesConfig, env: Environment, seed: int) -> None:
         super().__init__()
         self.config = config
         n_features = len(env.features)
         self.register_buffer("scale", torch.tensor(env.scale), persistent=False)
-        self.register_buffer("mirror", torch.tensor(env.mirror), persistent=False)
         size = n_features if config.states == "learned" else config.z_size
         self.parts = Teacher(config.parts(), (size,), env.n_actions, seed)
         with torch.no_grad():
             self.parts.y_raw.copy_(CONFIDENCE * self.parts.classes)
+            if config.states == "learned":
+                self.parts.pixels.mul_(config.spread)
         self.generator: nn.Module = nn.Identity()
         if config.states == "generator":
             with torch.random.fork_rng([]):
@@ -107,11 +106,7 @@ class StateTeacher(nn.Module):
         x, y, lr, momentum, _ = self.parts()
         if self.config.states == "generator":
             x = 2 * torch.tanh(self.generator(torch.cat([x, y], -1)))
-        x = x * self.scale
-        if self.config.mirrored:
-            x = torch.cat([x, x * self.mirror], 1)
-            y = torch.cat([y, y.flip(-1)], 1)
-        return x, y, lr, momentum
+        return x * self.scale, y, lr, momentum
 
     def curriculum(
         self, env: Environment, provenance: dict[str, Any], state: dict[str, Tensor] | None = None

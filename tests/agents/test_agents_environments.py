@@ -103,23 +103,6 @@ def _state_of(env: object) -> torch.Tensor:
     return torch.as_tensor(env.unwrapped.state, dtype=torch.float64)  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("name", ENVIRONMENTS)
-def test_the_physics_looks_the_same_in_a_mirror(name: str) -> None:
-    env = make(name)
-    rng = torch.Generator().manual_seed(2)
-    state = env.reset(50, rng).double()
-    mirrored = -state
-    mirror = torch.tensor(env.mirror)
-    for _ in range(30):
-        action = torch.randint(env.n_actions, (50,), generator=rng)
-        state, reward, terminated = env.step(state, action)
-        mirrored, reward_too, terminated_too = env.step(mirrored, env.n_actions - 1 - action)
-        torch.testing.assert_close(env.observe(mirrored), env.observe(state) * mirror)
-        torch.testing.assert_close(reward_too, reward)
-        assert terminated_too.equal(terminated)
-    assert (env.observe(state) - env.observe(mirrored)).abs().max() > 0.1
-
-
 def test_other_physics_are_other_episodes() -> None:
     state = CartPole().reset(5, torch.Generator().manual_seed(0))
     push = torch.ones(5, dtype=torch.long)

@@ -201,7 +201,7 @@ def test_a_run_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixtu
         (["dance"], "there is no command 'dance'; the commands are train, evaluate, report"),
         (["train", "--outer.gamma", "1.0"], "outer.gamma must be below 1"),
         (["train", "--outer.averaging", "1.0"], "outer.averaging must be in [0, 1), not 1.0"),
-        (["train", "--teacher.mirrored", "--teacher.batch-size", "63"], "mirrored states come in pairs"),
+        (["train", "--teacher.spread", "0"], "teacher.spread must be positive and finite, not 0.0"),
     ],
 )
 def test_bad_input_is_one_sentence(
@@ -269,32 +269,17 @@ def test_a_teacher_hands_out_states_in_the_environments_units(states: str) -> No
 
 
 @pytest.mark.parametrize("name", ENVIRONMENTS)
-def test_half_of_the_states_are_mirror_images(name: str) -> None:
+def test_states_begin_as_widely_as_asked(name: str) -> None:
     env = make(name)
-    x, y, _, _ = StateTeacher(StatesConfig(inner_steps=3, batch_size=10, mirrored=True), env, 0)()
-    plain, _, _, _ = StateTeacher(StatesConfig(inner_steps=3, batch_size=5), env, 0)()
-    assert x.shape == (3, 10, len(env.features))
-    assert plain.equal(x[:, :5])
-    for number, sign in enumerate(env.mirror):
-        assert x[:, 5:, number].equal(sign * x[:, :5, number])
-    assert y[:, 5:].equal(y[:, :5].flip(-1))
-    assert not y[:, 5:].allclose(y[:, :5])
-
-
-def test_states_in_pairs_teach_no_side() -> None:
-    """A linear policy without a bias of its own gets none from pairs, and stays an odd function."""
-    env = make("CartPole-v1")
-    curriculum = StateTeacher(StatesConfig(inner_steps=4, batch_size=16, mirrored=True), env, 3).curriculum(
-        env, {}
-    )
-    policy = PolicyConfig(hidden=()).module(4, 2, 0)
-    with torch.no_grad():
-        policy[0].bias.zero_()
-        policy[0].weight.sub_(policy[0].weight.mean(0))
-    before = policy[0].weight.clone()
-    minigtn.teach(policy, curriculum)
-    assert (policy[0].weight - before).abs().max() > 0.1
-    torch.testing.assert_close(policy[0].bias, torch.zeros(2), rtol=0, atol=1e-5)
+    wide, y, _, _ = StateTeacher(StatesConfig(inner_steps=3, batch_size=40), env, 0)()
+    near, same, _, _ = StateTeacher(StatesConfig(inner_steps=3, batch_size=40, spread=0.1), env, 0)()
+    units = near / torch.tensor(env.scale)
+    assert 0.09 < units.std() < 0.11
+    assert (wide / torch.tensor(env.scale)).std() > 0.7
+    assert same.equal(y)
+    through = StatesConfig(inner_steps=3, batch_size=40, spread=0.1, states="generator")
+    plain = dataclasses.replace(through, spread=1.0)
+    assert StateTeacher(through, env, 0)()[0].equal(StateTeacher(plain, env, 0)()[0])
 
 
 def test_the_judge_plays_every_module_on_its_own_starts() -> None:
