@@ -117,10 +117,11 @@ def one_step(bench: Bench) -> dict[str, Any]:
     """T = 1: 64 states in one batch, for a wide policy. docs/log.md says why a narrow one cannot be taught in
     one step."""
     base = PRESETS["CartPole-v1"]
-    teacher = dataclasses.replace(base.teacher, inner_steps=1, batch_size=64)
+    teacher = dataclasses.replace(base.teacher, inner_steps=1, spread=1.0)  # as they were judged
+    outer = OuterConfig(valid_policies=64)
     rows = []
     for seed in range(1 if bench.tiny else 3):
-        config = dataclasses.replace(base, seed=seed, policy=PolicyConfig((512,)), teacher=teacher)
+        config = AgentConfig(seed=seed, policy=PolicyConfig((512,)), teacher=teacher, outer=outer)
         result = bench.run(f"one-step-512-{seed}", bench.small(config))
         rows.append({"seed": seed, **{name: result[name] for name in ("taught", "training")}})
     return {"states": 64, "policy": "tanh 512", "rows": rows}

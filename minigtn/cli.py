@@ -48,7 +48,8 @@ class Train:
     config: Annotated[RunConfig, tyro.conf.arg(name="")] = _CONFIG
     preset: str = "digits"
     """Settings to start from: tiny, digits, digits-any, mnist-small, mnist-paper, cifar10-tiny,
-    cifar10-small, nas-201-cpu, nas-macro-cpu, cifar10-paper; every other flag changes one of them."""
+    cifar10-small, cifar10-any, nas-201-cpu, nas-macro-cpu, cifar10-paper; every other flag changes one of
+    them."""
     out: Path = Path("runs/demo")
     """The run's folder."""
     data_dir: Path | None = None

@@ -404,6 +404,33 @@ PRESETS: dict[str, RunConfig] = {
             more=4,
         ),
     ),
+    "cifar10-any": RunConfig(
+        dataset="cifar10",
+        learner=LearnerConfig(channels=(16, 32), hidden=(64,), norm="batch", pool="average"),
+        teacher=TeacherConfig(
+            inner_steps=16,
+            batch_size=32,
+            z_size=64,
+            dense=256,
+            channels=(64, 32),
+            optimizer="muadam",
+            lr=0.01,
+        ),
+        meta=MetaConfig(
+            outer_steps=600,
+            lr=0.01,
+            clip_learner=0.2,
+            learners=4,
+            sample_learners="ordinary",
+            real_batch=64,
+            readout_every=4,
+            adjoint="unrolled",
+            valid_every=50,
+            valid_learners=8,
+            checkpoint_every=10,
+        ),
+        fidelity=Fidelity(image_size=16),
+    ),
     "nas-201-cpu": _teacher_of_a_space(
         "nas-bench-201", Fidelity(channels=8, cells=1, image_size=16, valid_images=1000), 32, 600
     ),

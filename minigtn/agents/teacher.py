@@ -33,9 +33,9 @@ class StatesConfig:
     batch_size: int = 16
     """B: synthetic states in one batch."""
     spread: float = 1.0
-    """States that are learned one by one begin as normal numbers times this, in units of the environment's
-    ``scale``. Where episodes begin near 0, small ones: large states leave a policy what its random weights
-    prefer at 0 (docs/log.md)."""
+    """States that are learned one by one begin as normal numbers times this, before ``2 tanh``, in units of
+    the environment's ``scale``. Where episodes begin near 0, small ones: large states leave a policy what its
+    random weights prefer at 0 (docs/log.md)."""
     states: Literal["learned", "generator"] = "learned"
     """States learned one by one, or made by a dense generator from learned vectors."""
     learn_states: bool = True

@@ -49,7 +49,7 @@ FLAGS = [
     *("--policy.hidden", "6", "--teacher.inner-steps", "3", "--teacher.batch-size", "4"),
     *("--outer.outer-steps", "4", "--outer.tries", "2", "--outer.policies", "2", "--outer.episodes", "2"),
     *("--outer.valid-every", "2", "--outer.valid-policies", "2", "--outer.valid-episodes", "2"),
-    *("--outer.averaging", "0.9"),
+    *("--outer.averaging", "0.9", "--outer.gamma", "0.99", "--outer.sharpness", "1", "--teacher.spread", "1"),
     *("--outer.checkpoint-every", "2", "--judge.policies", "2", "--judge.episodes", "2"),
 ]
 
@@ -201,7 +201,7 @@ def test_a_run_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixtu
         (["dance"], "there is no command 'dance'; the commands are train, evaluate, report"),
         (["train", "--outer.gamma", "1.0"], "outer.gamma must be below 1"),
         (["train", "--outer.averaging", "1.0"], "outer.averaging must be in [0, 1), not 1.0"),
-        (["train", "--teacher.spread", "0"], "teacher.spread must be positive and finite, not 0.0"),
+        (["train", "--teacher.spread", "0"], "teacher.spread must be positive"),
     ],
 )
 def test_bad_input_is_one_sentence(
@@ -274,7 +274,7 @@ def test_states_begin_as_widely_as_asked(name: str) -> None:
     wide, y, _, _ = StateTeacher(StatesConfig(inner_steps=3, batch_size=40), env, 0)()
     near, same, _, _ = StateTeacher(StatesConfig(inner_steps=3, batch_size=40, spread=0.1), env, 0)()
     units = near / torch.tensor(env.scale)
-    assert 0.09 < units.std() < 0.11
+    assert 0.18 < units.std() < 0.22
     assert (wide / torch.tensor(env.scale)).std() > 0.7
     assert same.equal(y)
     through = StatesConfig(inner_steps=3, batch_size=40, spread=0.1, states="generator")
