@@ -89,7 +89,7 @@ def plain(value: Any) -> Any:
 
 
 ACTIONS = [int(a) for a in torch.randint(2, (60,), generator=torch.Generator().manual_seed(3))]
-START = [0.01, -0.02, 0.03, 0.04]
+START = [0.01, -0.02, -0.06, 0.1]
 
 
 @pytest.fixture(scope="module")

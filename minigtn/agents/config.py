@@ -184,8 +184,8 @@ PRESETS: dict[str, AgentConfig] = {
     "Acrobot-v1": AgentConfig(
         env="Acrobot-v1",
         policy=PolicyConfig((64,)),
-        teacher=StatesConfig(inner_steps=16),
-        outer=OuterConfig(outer_steps=150, gamma=0.98, sharpness=2.0, valid_policies=32),
+        teacher=StatesConfig(inner_steps=16, spread=0.1),
+        outer=OuterConfig(outer_steps=150, tries=64, gamma=0.98, sharpness=2.0, valid_policies=32),
     ),
     "Pendulum-v1": AgentConfig(env="Pendulum-v1"),
 }

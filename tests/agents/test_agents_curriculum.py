@@ -88,7 +88,7 @@ def test_what_draws_images_refuses_vectors_in_one_sentence(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("name", "shape", "hidden"), [("cartpole-10", (10, 16, 4), 32), ("cartpole-1", (1, 64, 4), 512)]
+    ("name", "shape", "hidden"), [("cartpole-10", (10, 64, 4), 32), ("cartpole-1", (1, 64, 4), 512)]
 )
 def test_a_curriculum_that_comes_with_the_package_solves_cartpole(
     name: str, shape: tuple[int, ...], hidden: int

@@ -194,12 +194,12 @@ def test_a_training_that_got_worse_on_the_way_says_so() -> None:
 
 
 def test_an_agents_curriculum_is_not_chosen_by_its_loss() -> None:
-    """Which rises while the agent gets better (tests/agents: 500 of 500; 36 with the lowest loss)."""
+    """Which says nothing of returns: an agent of another day got to 500 while it rose, to 36 with the
+    lowest."""
     torch.manual_seed(0)
     policy = nn.Sequential(nn.Linear(4, 32), nn.Tanh(), nn.Linear(32, 2))
     record = teach(policy, load_curriculum("cartpole-10"))
-    assert record.chosen == "learned sgd"
-    assert record.losses[-1] > record.losses[0]
+    assert list(record.tried) == [record.chosen] == ["learned sgd"]
 
 
 def test_where_everything_diverges_the_module_is_as_before_and_told_so() -> None:
