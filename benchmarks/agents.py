@@ -227,7 +227,7 @@ def simple_teachers(bench: Bench) -> dict[str, Any]:
     seeds = (0,)
     answer: dict[str, Any] = {
         "random teacher": [],
-        "best of 16 random teachers, step sizes learned": [],
+        "best random teacher, step sizes learned": [],
         "behaviour cloning": [],
     }
     for seed in seeds:
@@ -241,7 +241,7 @@ def simple_teachers(bench: Bench) -> dict[str, Any]:
             result = bench.run(
                 f"step-sizes-{seed}", dataclasses.replace(config, teacher=teacher, outer=outer)
             )
-            answer["best of 16 random teachers, step sizes learned"].append(result["taught"])
+            answer["best random teacher, step sizes learned"].append(result["taught"])
         bench.run(f"CartPole-v1-{seed}", config)
         curriculum = load_curriculum(bench.out / "runs" / f"CartPole-v1-{seed}")
         answer["behaviour cloning"].append(
