@@ -4,7 +4,7 @@ these classes."""
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -16,6 +16,7 @@ from minigtn.runs.settings import at_least
 from minigtn.teaching.fidelity import Fidelity
 from minigtn.teaching.teacher import TeacherConfig
 
+DatasetName = Literal["digits", "mnist", "fashion-mnist", "cifar10"]
 Switch = Literal["auto", "on", "off"]
 COMPILATION_STEPS = 20_000
 """Inner steps, there and back, that one compilation has to be repaid by: some 3 ms a step against 60 s."""
@@ -223,7 +224,7 @@ class EvaluationConfig:
 class RunConfig:
     """One run: a teacher meta-trained on a data set, and its evaluation."""
 
-    dataset: Literal["digits", "mnist", "fashion-mnist", "cifar10"] = "digits"
+    dataset: DatasetName = "digits"
     """Real data; everything but digits is downloaded once, unless --data-dir or MINIGTN_DATA names a
     folder."""
     seed: int = 0
@@ -314,6 +315,36 @@ def _teacher_of_a_space(space: str, fidelity: Fidelity, inner_steps: int, outer_
     )
 
 
+def _teacher_of_ordinary_networks(
+    dataset: DatasetName,
+    channels: tuple[int, ...],
+    teacher: TeacherConfig,
+    valid_learners: int,
+    fidelity: Fidelity | None = None,
+) -> RunConfig:
+    """A teacher for networks that it never met: taught by four ordinary ones per outer step, each clipped by
+    itself, one draw in three the run's own, a network of those ``channels``."""
+    return RunConfig(
+        dataset=dataset,
+        learner=LearnerConfig(channels=channels, hidden=(64,), norm="batch", pool="average"),
+        teacher=replace(teacher, optimizer="muadam", lr=0.01),
+        meta=MetaConfig(
+            outer_steps=600,
+            lr=0.01,
+            clip_learner=0.2,
+            learners=4,
+            sample_learners="ordinary",
+            real_batch=64,
+            readout_every=max(2, teacher.inner_steps // 4),
+            adjoint="unrolled",
+            valid_every=50,
+            valid_learners=valid_learners,
+            checkpoint_every=25,
+        ),
+        fidelity=fidelity or Fidelity(),
+    )
+
+
 PRESETS: dict[str, RunConfig] = {
     "tiny": RunConfig(
         learner=LearnerConfig(channels=(8,), pool_after=(1,), hidden=(), norm="batch", pool="average"),
@@ -328,30 +359,11 @@ PRESETS: dict[str, RunConfig] = {
         teacher=TeacherConfig(inner_steps=10, batch_size=32, z_size=64, dense=128, channels=(64, 32), lr=0.1),
         meta=MetaConfig(outer_steps=400, lr=0.007, valid_every=50, valid_learners=8, checkpoint_every=25),
     ),
-    "digits-any": RunConfig(
-        learner=LearnerConfig(channels=(32, 64), hidden=(64,), norm="batch", pool="average"),
-        teacher=TeacherConfig(
-            inner_steps=10,
-            batch_size=32,
-            z_size=64,
-            dense=128,
-            channels=(64, 32),
-            optimizer="muadam",
-            lr=0.01,
-        ),
-        meta=MetaConfig(
-            outer_steps=600,
-            lr=0.01,
-            clip_learner=0.2,
-            learners=4,
-            sample_learners="ordinary",
-            real_batch=64,
-            readout_every=2,
-            adjoint="unrolled",
-            valid_every=50,
-            valid_learners=12,
-            checkpoint_every=25,
-        ),
+    "digits-any": _teacher_of_ordinary_networks(
+        "digits",
+        (32, 64),
+        TeacherConfig(inner_steps=10, batch_size=32, z_size=64, dense=128, channels=(64, 32)),
+        valid_learners=12,
     ),
     "mnist-small": RunConfig(
         dataset="mnist",
@@ -404,31 +416,11 @@ PRESETS: dict[str, RunConfig] = {
             more=4,
         ),
     ),
-    "cifar10-any": RunConfig(
-        dataset="cifar10",
-        learner=LearnerConfig(channels=(16, 32), hidden=(64,), norm="batch", pool="average"),
-        teacher=TeacherConfig(
-            inner_steps=16,
-            batch_size=32,
-            z_size=64,
-            dense=256,
-            channels=(64, 32),
-            optimizer="muadam",
-            lr=0.01,
-        ),
-        meta=MetaConfig(
-            outer_steps=600,
-            lr=0.01,
-            clip_learner=0.2,
-            learners=4,
-            sample_learners="ordinary",
-            real_batch=64,
-            readout_every=4,
-            adjoint="unrolled",
-            valid_every=50,
-            valid_learners=8,
-            checkpoint_every=10,
-        ),
+    "cifar10-any": _teacher_of_ordinary_networks(
+        "cifar10",
+        (16, 32),
+        TeacherConfig(inner_steps=16, batch_size=32, z_size=64, dense=256, channels=(64, 32)),
+        valid_learners=8,
         fidelity=Fidelity(image_size=16),
     ),
     "nas-201-cpu": _teacher_of_a_space(
