@@ -92,7 +92,7 @@ class MetaTraining:
         self.data = data
         self.workers = workers
         self.meta_gradient = MetaGradient(config, data)
-        real = data.train if config.teacher.images == "real" else None
+        real = data.train if config.teacher.needs_real else None
         seed = seed_for(config.seed, Purpose.TEACHER, 0)
         dtype = data.train.x.dtype
         teacher = Teacher(config.teacher, data.image_shape, data.n_classes, seed, dtype, real)

@@ -42,9 +42,9 @@ class TeacherConfig:
     """What makes the images: the generator; pixels learned one by one (dataset distillation); or nothing:
     real images, in an order drawn anew for every learner, so that only the step sizes are learned."""
     start: str = ""
-    """What learned pixels begin as: the images of a curriculum of the same size, by its name, file or run's
-    folder; without one they begin as noise. So a curriculum is refined, for other learners or another
-    optimizer."""
+    """What learned pixels begin as: "real", real training images of each class, drawn once by the seed; or the
+    images of a curriculum of the same size, by its name, file or run's folder, which is refined so, for other
+    learners or another optimizer; "": noise."""
     z: Literal["learned", "gaussian", "random"] = "learned"
     """The generator's input vectors: learned (a curriculum); drawn anew for every learner with a learned mean
     and scale; or drawn anew from the standard normal distribution (no curriculum)."""
@@ -111,6 +111,11 @@ class TeacherConfig:
             )
 
     @property
+    def needs_real(self) -> bool:
+        """Whether real images are shown, or begun with."""
+        return "real" in (self.images, self.start)
+
+    @property
     def varies(self) -> bool:
         """Whether every learner is shown something else."""
         return self.images == "real" or self.z != "learned" or self.order != "fixed"
@@ -142,7 +147,7 @@ class Teacher(nn.Module):
 
     The seed decides whatever the config draws anew for every learner. For the generator H and W must be
     multiples of 4 (two doublings). Its parameters are the outer loop's ``theta``: those of the pieces that
-    the config names. ``real`` is needed for real images alone.
+    the config names. ``real`` is needed where the images are, or begin as, real ones.
     """
 
     whole: Callable[..., Tensor] | None = None
@@ -166,6 +171,8 @@ class Teacher(nn.Module):
         self.image_shape = image_shape
         self.n_classes = n_classes
         self.real = real
+        if config.needs_real and real is None:
+            raise ValueError("a teacher of real images needs them: give the training split as real=")
         rng = torch.Generator().manual_seed(seed)
         T = config.inner_steps
         B = config.batch_size
@@ -186,9 +193,7 @@ class Teacher(nn.Module):
                 self.z_log_scale = nn.Parameter(torch.zeros_like(learned))
         if config.images == "pixels":
             drawn = torch.randn(T, B, *image_shape, generator=rng, dtype=dtype)
-            self.pixels = nn.Parameter(self._pixels_of(config.start).to(dtype) if config.start else drawn)
-        if config.images == "real" and real is None:
-            raise ValueError("a teacher of real images needs them: give the training split as real=")
+            self.pixels = nn.Parameter(_raw(self._start(rng)).to(dtype) if config.start else drawn)
         if config.labels == "learned":
             self.y_raw = nn.Parameter(CONFIDENCE * self.classes.clone())
         lo, hi = LR_RANGE
@@ -203,8 +208,13 @@ class Teacher(nn.Module):
             else:
                 self.register_buffer(name, steps, persistent=False)
 
-    def _pixels_of(self, source: str) -> Tensor:
-        """What makes the images of that curriculum, (T, B, C, H, W). ValueError where it does not fit."""
+    def _start(self, rng: torch.Generator) -> Tensor:
+        """The images that learned pixels begin as, (T, B, C, H, W). ValueError where a curriculum does not
+        fit."""
+        source = self.config.start
+        if source == "real":
+            assert self.real is not None
+            return self._one_of_each_class(self.real, rng)
         curriculum = load_curriculum(source)
         given = tuple(curriculum.x.shape)
         wanted = (*self.classes.shape[:2], *self.image_shape)
@@ -214,7 +224,18 @@ class Teacher(nn.Module):
                 f"of class i mod {self.n_classes} in every batch; set inner_steps, batch_size and the data "
                 "set to those of the curriculum"
             )
-        return torch.atanh((curriculum.x / 2).clamp(-START_MAX, START_MAX))
+        return curriculum.x
+
+    def _one_of_each_class(self, real: Split, rng: torch.Generator) -> Tensor:
+        """Real images in the order of the curriculum's classes, (T, B, C, H, W); as few twice as can be."""
+        labels = self.classes.argmax(-1).flatten()
+        x = real.x.new_zeros(len(labels), *self.image_shape)
+        for k in range(self.n_classes):
+            places = (labels == k).nonzero()[:, 0]
+            images = real.x[real.y == k]
+            order = torch.randperm(len(images), generator=rng).to(images.device)
+            x[places] = images[order].repeat(math.ceil(len(places) / len(order)), 1, 1, 1)[: len(places)]
+        return x.view(*self.classes.shape[:2], *self.image_shape)
 
     def images(self, seed: int = 0) -> Tensor:
         """All images in one call: (T, B, C, H, W), in standardized units; within (-2, 2) unless real."""
@@ -266,6 +287,11 @@ class Teacher(nn.Module):
             *self.classes.shape[:2], self.config.z_size, generator=rng, dtype=self.classes.dtype
         ).to(self.classes.device)
         return noise if self.config.z == "random" else self.z + self.z_log_scale.exp() * noise
+
+
+def _raw(x: Tensor) -> Tensor:
+    """The learned pixels that are shown as ``x``, or, where that is out of their range, near it."""
+    return torch.atanh((x / 2).clamp(-START_MAX, START_MAX))
 
 
 def _logit(fraction: float) -> float:
