@@ -42,7 +42,7 @@ class TeacherConfig:
     """What makes the images: the generator; pixels learned one by one (dataset distillation); or nothing:
     real images, in an order drawn anew for every learner, so that only the step sizes are learned."""
     start: str = ""
-    """What learned pixels begin as: "real", real training images of each class, drawn once by the seed; or the
+    """What learned pixels begin as: "real", training images of each class, drawn once by the seed; or the
     images of a curriculum of the same size, by its name, file or run's folder, which is refined so, for other
     learners or another optimizer; "": noise."""
     z: Literal["learned", "gaussian", "random"] = "learned"
@@ -233,6 +233,10 @@ class Teacher(nn.Module):
         for k in range(self.n_classes):
             places = (labels == k).nonzero()[:, 0]
             images = real.x[real.y == k]
+            if not len(images):
+                raise ValueError(
+                    f"learned pixels cannot begin as real images: there is no image of class {k}"
+                )
             order = torch.randperm(len(images), generator=rng).to(images.device)
             x[places] = images[order].repeat(math.ceil(len(places) / len(order)), 1, 1, 1)[: len(places)]
         return x.view(*self.classes.shape[:2], *self.image_shape)

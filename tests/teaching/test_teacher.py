@@ -9,7 +9,16 @@ import pytest
 import torch
 
 from minigtn import data, load_curriculum
-from minigtn.teaching.teacher import LR_RANGE, MOMENTUM_MAX, VARIANTS, Teacher, TeacherConfig, variant
+from minigtn.data import Split
+from minigtn.teaching.teacher import (
+    LR_RANGE,
+    MOMENTUM_MAX,
+    START_MAX,
+    VARIANTS,
+    Teacher,
+    TeacherConfig,
+    variant,
+)
 from tiny import TEACHER
 
 
@@ -238,3 +247,38 @@ def test_learned_pixels_can_begin_as_a_curriculum() -> None:
             Teacher(dataclasses.replace(config, **changes), (1, 8, 8), 10, 0)
     with pytest.raises(ValueError, match="set images to 'pixels', not 'generator'"):
         TeacherConfig(start="digits-10")
+
+
+def test_learned_pixels_can_begin_as_real_images_of_their_classes() -> None:
+    digits = data.load("digits")
+    config = TeacherConfig(inner_steps=3, batch_size=20, images="pixels", start="real")
+    x, y, *_ = Teacher(config, digits.image_shape, 10, 0, real=digits.train)()
+    train = digits.train.x.flatten(1).clamp(-2 * START_MAX, 2 * START_MAX)
+    distances = torch.cdist(x.detach().flatten(0, 1).flatten(1), train)
+    nearest = distances.argmin(1)
+    assert distances.amin(1).max() < 0.02
+    assert digits.train.y[nearest].equal(y.argmax(-1).flatten())
+    assert len(nearest.unique()) == 60
+    other = Teacher(config, digits.image_shape, 10, 1, real=digits.train).images()
+    assert not other.equal(x)
+
+
+def test_a_class_with_few_real_images_is_begun_with_all_of_them() -> None:
+    digits = data.load("digits")
+    few = Split(digits.train.x[:40], digits.train.y[:40])
+    config = TeacherConfig(inner_steps=4, batch_size=40, images="pixels", start="real")
+    x, y, *_ = Teacher(config, digits.image_shape, 10, 0, real=few)()
+    for k in range(10):
+        shown = x[y.argmax(-1) == k].detach().flatten(1).unique(dim=0)
+        assert len(shown) == min(16, len(few.x[few.y == k].unique(dim=0)))
+
+
+def test_pixels_that_begin_as_real_images_need_some() -> None:
+    digits = data.load("digits")
+    config = TeacherConfig(images="pixels", start="real")
+    with pytest.raises(ValueError, match="give the training split as real="):
+        Teacher(config, digits.image_shape, 10, 0)
+    others = digits.train.y != 9
+    some = Split(digits.train.x[others], digits.train.y[others])
+    with pytest.raises(ValueError, match="there is no image of class 9"):
+        Teacher(config, digits.image_shape, 10, 0, real=some)
