@@ -17,6 +17,7 @@ ARMS = {
     "gtn": ("taught", "taught", "-"),
     "real": ("real, annealed", "real", "-"),
     "real-constant": ("real, constant", "real", "--"),
+    "gtn-real": ("taught, then real", "taught", "--"),
 }
 """Label, colour and line of each."""
 
@@ -57,16 +58,18 @@ def curves(result: dict[str, Any], part: str, against: str) -> str:
             values = [reading["value"] for reading in y]
             axes.plot(x, values, line, marker="o", markersize=4, color=palette[colour], label=label)
             axes.fill_between(x, low, high, color=palette[colour], alpha=0.12, linewidth=0)
-        for i, name in enumerate(free):
-            value = columns[name][part]["spearman"]["value"]
+        known = {name: columns[name][part]["spearman"]["value"] for name in free}
+        known = dict(sorted(known.items(), key=lambda item: -item[1]))
+        for name, height in known.items():
             if against == "seconds":
-                axes.plot(max(place(name), 1e-6), value, "x", color=palette["soft"])
-                axes.annotate(name, (max(place(name), 1e-6), value), xytext=(4, 3), fontsize=8,
-                              textcoords="offset points", color=palette["soft"])  # fmt: skip
+                axes.plot(max(place(name), 1e-6), height, "x", color=palette["soft"])
             else:
-                axes.axhline(value, color=palette["soft"], linestyle=":", linewidth=1)
-                axes.annotate(name, (i / len(free), value), xytext=(0, 2), fontsize=8, color=palette["soft"],
-                              textcoords="offset points", xycoords=("axes fraction", "data"))  # fmt: skip
+                axes.axhline(height, color=palette["soft"], linestyle=":", linewidth=1)
+        # names in a column of their own, each as near to its height as the others let it be
+        low, high = axes.get_ylim()
+        for name, height in zip(known, apart(list(known.values()), (high - low) / 20), strict=True):
+            axes.annotate(name, (1.01, height), fontsize=8, color=palette["soft"], va="center",
+                          xycoords=("axes fraction", "data"), annotation_clip=False)  # fmt: skip
         axes.set_xscale("log", base=2 if against == "steps" else 10)
         if against == "steps":
             axes.xaxis.set_major_formatter("{x:g}")
@@ -84,6 +87,17 @@ def curves(result: dict[str, Any], part: str, against: str) -> str:
         caption += " The seconds hold neither tuning nor the meta-training of a teacher."
     alt = f"Spearman on {PARTS[part]} against {against}"
     return _figure(f"Spearman and {against}, {PARTS[part]}", draw, alt, caption)
+
+
+def apart(heights: list[float], least: float) -> list[float]:
+    """Heights that fall, moved as little as it takes (least squares) to be ``least`` apart."""
+    groups: list[list[float]] = []  # of neighbours that touch, as if stacked: their heights above the lowest
+    for i, height in enumerate(heights):
+        groups.append([height + i * least])
+        while len(groups) > 1 and np.mean(groups[-1]) > np.mean(groups[-2]):
+            groups[-2:] = [groups[-2] + groups[-1]]
+    stacked = [float(np.mean(group)) for group in groups for _ in group]
+    return [height - i * least for i, height in enumerate(stacked)]
 
 
 def scatter(column: str, result: dict[str, Any], rows: list[dict[str, Any]]) -> str:

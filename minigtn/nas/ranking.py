@@ -51,10 +51,10 @@ class RankConfig:
     space: str = ""
     """Search space; by default that of the curriculum's teacher, or nas-bench-macro."""
     estimators: tuple[str, ...] = ("gtn", "real", "real-constant", *FREE)
-    """Who scores: gtn, real (annealed, a training for each reading), real-constant, params, flops, synflow,
-    naswot."""
+    """Who scores: gtn, real (annealed, a training for each reading), real-constant, gtn-real (real that begins
+    with taught weights), params, flops, synflow, naswot."""
     networks: int = 100
-    """Networks drawn from the table, none of the pool that gtn's teacher met; more later keeps the first
+    """Networks drawn from the table, none of the pool that the curriculum's teacher met; more later keeps the first
     ones. 0: all of it."""
     seed: int = 0
     """The draw, the networks' initial weights and real batches, and the bootstrap follow from it."""
@@ -120,7 +120,8 @@ def rank(
     for name in config.estimators:
         for settings, _ in parts(name, estimators).values():
             make(name, settings, space, data, config.seed, UNTUNED)
-    met = pool_of(load_curriculum(estimators.curriculum)) if "gtn" in config.estimators else ()
+    taught = {"gtn", "gtn-real"} & set(config.estimators)
+    met = pool_of(load_curriculum(estimators.curriculum)) if taught else ()
     archs = draw(truth, config.networks, config.seed, without=met)
     with claimed(folder):
         return _rank(

@@ -9,6 +9,7 @@ higher is better.
 | gtn | a training on the curriculum, its step sizes scaled as tuned | Such et al. 2019 (1912.07768) |
 | real | a training on real data: tuned steps that fall to nothing along a cosine | |
 | real-constant | the same with constant steps, tuned for its end | |
+| gtn-real | the curriculum as it is, then real as above, tuned for that start | |
 | params, flops | parameters, multiply-adds | |
 | synflow | flow of a network of absolute weights | Tanaka et al. 2020 (arXiv 2006.05467) |
 | naswot | how differently images switch a fresh network's ReLUs | Mellor et al. 2021 (arXiv 2006.04647) |
@@ -46,7 +47,8 @@ UNTUNED: dict[str, Any] = {"lr": 0.0, "momentum": 0.0, "lr_scale": 1.0}
 VALID_IMAGES = 1000
 """Of a reading, where nothing else is said."""
 FREE = ("params", "flops", "synflow", "naswot")
-ESTIMATORS = ("gtn", "real", "real-constant", *FREE)
+REAL = ("real", "real-constant", "gtn-real")
+ESTIMATORS = ("gtn", *REAL, *FREE)
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class EstimatorConfig(Fidelity):
     """How networks are estimated, and at what fidelity; the curriculum's, where it has one."""
 
     curriculum: str = ""
-    """For gtn: a run's folder, a curriculum file, or the name of one that comes with the package."""
+    """For gtn and gtn-real: a run's folder, a curriculum file, or the name of one that comes with the package."""
     real_steps: int = 0
     """Steps of real data; 0: as many as gtn."""
     batch_size: int = 0
@@ -140,7 +142,7 @@ def parts(name: str, config: EstimatorConfig) -> dict[str, tuple[EstimatorConfig
     Annealed steps are at their best at the end alone, so each reading is a training of its own, tuned for its
     length; the others are read along the way.
     """
-    if name not in ("real", "real-constant"):
+    if name not in REAL:
         return {name: (config, True)}
     longest, batch_size = real_size(name, config)
     if config.curriculum and not config.steps:
@@ -148,7 +150,7 @@ def parts(name: str, config: EstimatorConfig) -> dict[str, tuple[EstimatorConfig
     config = replace(config, real_steps=longest, batch_size=batch_size)
     if name == "real-constant":
         return {name: (config, True)}
-    return {f"real-{k}": (replace(config, real_steps=k), False) for k in config.readings(longest)}
+    return {f"{name}-{k}": (replace(config, real_steps=k), False) for k in config.readings(longest)}
 
 
 def make(
@@ -184,7 +186,9 @@ def make(
         return replace(_scaled(taught, tuning["lr_scale"]), tuning=tuning)
     steps, batch_size = real_size(name, config)
     at = config.readings(steps) if curve else ()
-    real = RealTraining(steps, batch_size, 0.0, 0.0, name == "real", at, config.read_for)
+    real = RealTraining(steps, batch_size, 0.0, 0.0, name != "real-constant", at, config.read_for)
+    if name == "gtn-real":
+        real = replace(real, curriculum=_curriculum_for(config, data))
     grid = itertools.product(config.real_lrs, config.real_momenta)
     candidates = [
         ({"lr": lr, "momentum": momentum}, replace(real, lr=lr, momentum=momentum)) for lr, momentum in grid
@@ -250,7 +254,7 @@ def _curriculum_for(config: EstimatorConfig, data: Dataset) -> Curriculum:
     """The curriculum's first steps. ValueError where there is none, or one that does not fit."""
     if not config.curriculum:
         raise ValueError(
-            "gtn needs a curriculum: a run's folder, a curriculum file, or the name of one that comes with "
+            "gtn and gtn-real need a curriculum: a run's folder, a curriculum file, or the name of one that comes with "
             "the package"
         )
     curriculum = load_curriculum(config.curriculum)

@@ -47,7 +47,8 @@ class SearchConfig:
     space: str = ""
     """Search space; by default that of the curriculum's teacher, or nas-bench-macro."""
     estimator: str = "gtn"
-    """What is maximized: gtn, real or real-constant, at the last step, params, flops, synflow or naswot."""
+    """What is maximized: gtn, real, real-constant or gtn-real, at the last step, params, flops, synflow or
+    naswot."""
     sampler: Literal["random", "tpe", "evolution"] = "evolution"
     """Who proposes: chance, Optuna's TPE (Bergstra et al. 2011), or regularized evolution (Real et al.
     2019)."""

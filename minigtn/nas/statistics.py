@@ -72,11 +72,11 @@ def compare(
 
 
 def rivals(name: str, columns: Sequence[str]) -> list[str]:
-    """What a column is compared with: FLOPs, and a taught training with real ones that are read for the same,
-    after as many steps and after the most."""
+    """What a column is compared with: FLOPs, and one that a curriculum begins with real trainings that are
+    read for the same, after as many steps and after the most."""
     found = ["flops"] if "flops" in columns and name != "flops" else []
     mine = column_of(name)
-    if mine is None or mine.arm != "gtn":
+    if mine is None or mine.arm not in ("gtn", "gtn-real"):
         return found
     for arm in ("real", "real-constant"):
         theirs = [c for c in map(column_of, columns) if c and (c.arm, c.score) == (arm, mine.score)]

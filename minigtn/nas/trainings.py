@@ -14,7 +14,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, get_args
 
@@ -28,8 +28,9 @@ from minigtn.teaching.fidelity import ScoreName
 from minigtn.teaching.pupil import Pupil, StepSizes
 
 SCORES: tuple[ScoreName, ...] = get_args(ScoreName)
-ARMS = ("gtn", "real", "real-constant")
-"""Who trains: a curriculum, real data with annealed steps, real data with constant ones."""
+ARMS = ("gtn", "real", "real-constant", "gtn-real")
+"""Who trains: a curriculum; real data with annealed steps; real data with constant ones; a curriculum, and
+from its weights on real data with annealed steps, which alone are counted in a column's name."""
 
 
 class Column(NamedTuple):
@@ -77,10 +78,7 @@ class TaughtTraining:
     def score(self, network: Candidate) -> dict[str, Score]:
         with network.built() as module:
             reader = _Reader(network, module, self.columns)
-            taught = self.curriculum.to(network.device)
-            pupil = Pupil(module, taught)
-            steps = StepSizes("learned", taught.optimizer, taught.lr, taught.momentum)
-            return reader.scores(pupil.train(steps, reader.after_step))
+            return reader.scores(_teach(module, self.curriculum.to(network.device), reader.after_step))
 
 
 @dataclass(frozen=True)
@@ -89,8 +87,9 @@ class RealTraining:
     networks, read after the steps ``read_at`` (none: after the last).
 
     ``anneal``: the learning rate falls to nothing along a cosine, so that only the last reading is that of a
-    finished training. ``tuning`` says how lr and momentum were found and what that cost. Cost: T training
-    steps, and the validation images once for each reading.
+    finished training. With a ``curriculum`` they begin from the weights that it, with its own step sizes, has
+    taught. ``tuning`` says how lr and momentum were found and what that cost. Cost: T training steps, those of
+    the curriculum, and the validation images once for each reading.
     """
 
     steps: int
@@ -101,15 +100,19 @@ class RealTraining:
     read_at: tuple[int, ...] = ()
     first: ScoreName = "loss"
     tuning: dict[str, Any] = field(default_factory=dict)
+    curriculum: Curriculum | None = None
 
     @property
     def columns(self) -> tuple[str, ...]:
-        arm = "real" if self.anneal else "real-constant"
+        annealed = "real" if self.curriculum is None else "gtn-real"
+        arm = annealed if self.anneal else "real-constant"
         return columns_of(arm, self.read_at or (self.steps,), self.first)
 
     def score(self, network: Candidate) -> dict[str, Score]:
         with network.built() as module:
             reader = _Reader(network, module, self.columns)
+            if self.curriculum is not None:
+                _teach(module, self.curriculum.to(network.device))
             optimizer = torch.optim.SGD(module.parameters(), lr=self.lr, momentum=self.momentum)
             losses: list[Tensor] = []
             for t in range(self.steps):
@@ -123,6 +126,14 @@ class RealTraining:
                 optimizer.step()
                 reader.after_step(t + 1)
             return reader.scores(torch.stack(losses).tolist())
+
+
+def _teach(
+    module: nn.Module, curriculum: Curriculum, after_step: Callable[[int], None] | None = None
+) -> list[float]:
+    """The loss before each step of the curriculum, taken with the steps that it learned."""
+    steps = StepSizes("learned", curriculum.optimizer, curriculum.lr, curriculum.momentum)
+    return Pupil(module, curriculum).train(steps, after_step)
 
 
 class _Reader:

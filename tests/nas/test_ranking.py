@@ -9,6 +9,7 @@ import pytest
 
 from minigtn import data
 from minigtn.nas import ranking, report
+from minigtn.nas.rank_figures import apart
 from minigtn.nas.ranking import RankConfig, rank
 from minigtn.nas.scores import EstimatorConfig
 from minigtn.nas.tables import draw, read_scores
@@ -293,3 +294,13 @@ def test_a_folder_of_before_there_were_curves_is_refused_in_one_sentence(table, 
     )
     with pytest.raises(ValueError, match=r"was made with other settings \(.*score: None -> loss; .*another"):
         run(CONFIG, table, tmp_path)
+
+
+def test_names_beside_a_figure_are_moved_apart_as_little_as_it_takes():
+    assert apart([0.5, 0.5, 0.5], 0.1) == pytest.approx([0.6, 0.5, 0.4])
+    assert apart([0.9, 0.5, 0.45, -0.2], 0.1) == pytest.approx([0.9, 0.525, 0.425, -0.2])
+    crowded = [0.53, 0.52, 0.52, 0.51, 0.3, 0.29]
+    moved = apart(crowded, 0.05)
+    assert all(a - b > 0.05 - 1e-9 for a, b in itertools.pairwise(moved))
+    assert sum(moved) == pytest.approx(sum(crowded))
+    assert apart([], 0.1) == []

@@ -55,7 +55,9 @@ class Linear(TinySpace):
         return nn.Sequential(nn.Flatten(), nn.Linear(in_channels * 64, n_classes), nn.ReLU())
 
 
-@pytest.mark.parametrize("name", ["gtn", "real", "real-constant", "params", "flops", "synflow", "naswot"])
+@pytest.mark.parametrize(
+    "name", ["gtn", "real", "real-constant", "gtn-real", "params", "flops", "synflow", "naswot"]
+)
 def test_every_estimator_repeats_itself_and_leaves_the_global_generator_alone(name):
     estimator = make(name, CONFIG, SPACE, DIGITS, 0, tuning=SETTINGS)
     torch.manual_seed(5)
@@ -96,6 +98,8 @@ def test_a_ranking_reads_along_the_way_but_annealed_trainings_end_where_they_are
     assert constant.columns[::3] == tuple(f"real-constant-{k}-loss" for k in (9, 8, 4, 3, 2, 1))
     ((config, curve),) = parts("gtn", replace(settings, read_at=(2, 200))).values()
     assert make("gtn", config, SPACE, DIGITS, 0, curve=curve).columns[::3] == ("gtn-3-loss", "gtn-2-loss")
+    after_taught = parts("gtn-real", replace(settings, read_at=(5,)))
+    assert list(after_taught) == ["gtn-real-3", "gtn-real-5", "gtn-real-9"]
     lengths = parts("real", replace(settings, read_at=(5,)))
     assert list(lengths) == ["real-3", "real-5", "real-9"]
     for name, (config, curve) in lengths.items():
@@ -141,6 +145,31 @@ def test_gtn_is_teach_and_validation_data():
     loss = nn.functional.cross_entropy(logits, labels).item()
     assert scores["gtn-10-loss"].value == pytest.approx(-loss, rel=1e-5)
     assert scores["gtn-10-tse"].value == pytest.approx(-sum(taught.losses))
+
+
+def test_taught_weights_are_where_real_training_begins():
+    """By hand: what teach leaves, annealed heavy-ball SGD on the batches that every network gets."""
+    settings = replace(CONFIG, real_steps=3, batch_size=20)
+    estimator = make("gtn-real", settings, SPACE, DIGITS, 0, tuning=SETTINGS)
+    scores = estimator.score(network("2222"))
+    assert list(scores) == [f"gtn-real-3-{score}" for score in ("loss", "accuracy", "tse")]
+    taught = estimator.curriculum
+    assert len(taught.x) == CONFIG.steps
+    with network("2222").built() as module:
+        minigtn.teach(module, taught, lr="learned")
+        module.train()
+        optimizer = torch.optim.SGD(module.parameters(), SETTINGS["lr"], SETTINGS["momentum"])
+        for t in range(3):
+            optimizer.param_groups[0]["lr"] = SETTINGS["lr"] * (1, 0.75, 0.25)[t]
+            x, y = network().batch(t, 20)
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(module(x), y).backward()
+            optimizer.step()
+        loss, accuracy = network().judge(module)
+    assert scores["gtn-real-3-loss"].value == pytest.approx(-loss, rel=1e-5)
+    assert scores["gtn-real-3-accuracy"].value == accuracy
+    fresh = make("real", settings, SPACE, DIGITS, 0, tuning=SETTINGS).score(network("2222"))
+    assert abs(fresh["real-3-loss"].value + loss) > 1e-3
 
 
 def test_test_data_are_never_read():
@@ -300,7 +329,8 @@ def test_the_curriculums_learning_rates_are_scaled_as_validation_says():
         ),
         ("gtn", {"read_at": (0,)}, "read_at holds numbers of steps, from 1"),
         ("vote", {}, "there is no estimator 'vote'"),
-        ("gtn", {"curriculum": ""}, "gtn needs a curriculum"),
+        ("gtn", {"curriculum": ""}, "gtn and gtn-real need a curriculum"),
+        ("gtn-real", {"curriculum": "", "batch_size": 2}, "gtn and gtn-real need a curriculum"),
         ("gtn", {"steps": 11}, "the curriculum has 10 steps, so gtn cannot take 11"),
         ("gtn", {"curriculum": "mnist-16"}, "give a curriculum made for these data|no curriculum file"),
         ("real", {"curriculum": "", "steps": 0}, "real needs a number of steps and a batch size"),

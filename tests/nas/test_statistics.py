@@ -141,6 +141,7 @@ def test_a_paired_interval_sees_what_two_intervals_do_not():
 def test_rivals_of_a_taught_training_are_real_ones_read_for_the_same():
     columns = ["gtn-4-loss", "flops", *(f"real-{k}-{score}" for k in (2, 4, 32) for score in ("loss", "tse"))]
     assert rivals("gtn-4-loss", columns) == ["flops", "real-4-loss", "real-32-loss"]
+    assert rivals("gtn-real-4-loss", columns) == ["flops", "real-4-loss", "real-32-loss"]
     assert rivals("real-4-loss", columns) == ["flops"]
     assert rivals("flops", columns) == []
     assert rivals("gtn-4-loss", ["gtn-4-loss", "params"]) == []
