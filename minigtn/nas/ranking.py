@@ -51,11 +51,11 @@ class RankConfig:
     space: str = ""
     """Search space; by default that of the curriculum's teacher, or nas-bench-macro."""
     estimators: tuple[str, ...] = ("gtn", "real", "real-constant", *FREE)
-    """Who scores: gtn, real (annealed, a training for each reading), real-constant, gtn-real (real that begins
-    with taught weights), params, flops, synflow, naswot."""
+    """Who scores: gtn, real (annealed, a training for each reading), real-constant, gtn-real (real from
+    taught weights on), params, flops, synflow, naswot."""
     networks: int = 100
-    """Networks drawn from the table, none of the pool that the curriculum's teacher met; more later keeps the first
-    ones. 0: all of it."""
+    """Networks drawn from the table, none of the pool that the curriculum's teacher met; more later keeps
+    the first ones. 0: all of it."""
     seed: int = 0
     """The draw, the networks' initial weights and real batches, and the bootstrap follow from it."""
     truth: str = ""

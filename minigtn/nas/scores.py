@@ -56,7 +56,8 @@ class EstimatorConfig(Fidelity):
     """How networks are estimated, and at what fidelity; the curriculum's, where it has one."""
 
     curriculum: str = ""
-    """For gtn and gtn-real: a run's folder, a curriculum file, or the name of one that comes with the package."""
+    """For gtn and gtn-real: a run's folder, a curriculum file, or the name of one that comes with the
+    package."""
     real_steps: int = 0
     """Steps of real data; 0: as many as gtn."""
     batch_size: int = 0
@@ -254,8 +255,8 @@ def _curriculum_for(config: EstimatorConfig, data: Dataset) -> Curriculum:
     """The curriculum's first steps. ValueError where there is none, or one that does not fit."""
     if not config.curriculum:
         raise ValueError(
-            "gtn and gtn-real need a curriculum: a run's folder, a curriculum file, or the name of one that comes with "
-            "the package"
+            "gtn and gtn-real need a curriculum: a run's folder, a curriculum file, or the name of one that "
+            "comes with the package"
         )
     curriculum = load_curriculum(config.curriculum)
     T = len(curriculum.x)

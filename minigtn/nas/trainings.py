@@ -87,9 +87,9 @@ class RealTraining:
     networks, read after the steps ``read_at`` (none: after the last).
 
     ``anneal``: the learning rate falls to nothing along a cosine, so that only the last reading is that of a
-    finished training. With a ``curriculum`` they begin from the weights that it, with its own step sizes, has
-    taught. ``tuning`` says how lr and momentum were found and what that cost. Cost: T training steps, those of
-    the curriculum, and the validation images once for each reading.
+    finished training. With a ``curriculum`` they begin from the weights that it, with its own step sizes,
+    has taught. ``tuning`` says how lr and momentum were found and what that cost. Cost: T training steps,
+    those of the curriculum, and the validation images once for each reading.
     """
 
     steps: int

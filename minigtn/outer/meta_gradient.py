@@ -279,7 +279,9 @@ def _walk_back(
         value = loss(shown)
         value.backward()
         total += value.detach()
-        scale = (longest / leaves["x"].grad.norm()).clamp(max=1) if longest else None
+        by_images = leaves["x"].grad  # None where no image reaches the output, as in some cells of a space
+        clipped = longest > 0 and by_images is not None
+        scale = (longest / by_images.norm()).clamp(max=1) if clipped else None
         for name, leaf in leaves.items():
             if leaf.grad is not None:
                 part = leaf.grad if scale is None else scale * leaf.grad

@@ -223,7 +223,7 @@ def test_a_curriculum_that_is_missing_is_refused_before_the_folder_is_begun(tabl
     """Else the right command would be refused after the wrong one: other settings."""
     monkeypatch.setattr("minigtn.nas.scores.tune", lambda *_: pytest.fail("tuned"))
     forgot = replace(ESTIMATORS, curriculum="")
-    with pytest.raises(ValueError, match="gtn needs a curriculum"):
+    with pytest.raises(ValueError, match="gtn and gtn-real need a curriculum"):
         run(replace(CONFIG, estimators=("real", "gtn")), table, tmp_path / "run", forgot)
     assert not (tmp_path / "run").exists()
 

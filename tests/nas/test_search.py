@@ -376,7 +376,7 @@ def test_a_database_that_stays_away_is_one_sentence(workers, monkeypatch, url):
 def test_a_curriculum_that_is_missing_leaves_no_study_behind(tmp_path):
     """Else the right command would be refused after the wrong one: other settings."""
     settings = config(tmp_path, estimator="gtn", trials=1)
-    with pytest.raises(ValueError, match="gtn needs a curriculum"):
+    with pytest.raises(ValueError, match="gtn and gtn-real need a curriculum"):
         run(settings)
     assert not (tmp_path / "study.db").exists()
     run(settings, estimators=replace(ESTIMATORS, curriculum="digits-10"))

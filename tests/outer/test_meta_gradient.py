@@ -122,6 +122,17 @@ def test_a_learner_with_a_long_meta_gradient_is_clipped_and_the_others_are_not()
     torch.testing.assert_close(lr.grad, torch.full((2,), 3 * (0.1 + 0.2), dtype=torch.float64))
 
 
+def test_a_network_that_no_image_reaches_is_not_clipped() -> None:
+    """Such are in NAS-Bench-201; only the bias of its last layer learns."""
+    images = torch.ones(2, requires_grad=True)
+    lr = torch.tensor([0.5], requires_grad=True)
+    lesson = TrainingData(2 * images, torch.zeros(1), 3 * lr, 0.0, OPTIMIZERS["sgd"])
+    cut_off = [lambda shown: 7 * shown.lr.sum()]
+    assert add_meta_gradient(lesson, cut_off, longest=0.1).item() == pytest.approx(10.5)
+    torch.testing.assert_close(lr.grad, torch.tensor([21.0]))
+    assert images.grad is None or not images.grad.any()
+
+
 def test_clipping_is_by_learner(digits: Dataset) -> None:
     def gradients(clip: float) -> list[torch.Tensor]:
         training = MetaTraining(tiny(learners=2, sample_learners="zoo", clip_learner=clip), digits)
