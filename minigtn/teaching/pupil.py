@@ -109,19 +109,24 @@ class Pupil:
             )
         return losses
 
-    def mean_loss(self, steps: StepSizes) -> float:
-        """The mean of :meth:`train`'s losses, infinity where it diverges; torch's random numbers afterwards
-        are those of before."""
+    def late_loss(self, steps: StepSizes) -> float:
+        """What :meth:`judge` says of a training with those steps; torch's random numbers afterwards are those
+        of before."""
         device = self.x.device
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             return self.judge(self.train(steps))
 
     def judge(self, losses: list[float]) -> float:
-        """The mean of the losses that the last training gave; infinity where they are not finite, or the
-        weights that it left, or buffers that were."""
+        """The mean of the losses before the last third of the steps that the last training gave; infinity
+        where one is not finite, or the weights that it left, or buffers that were.
+
+        Each is of a batch that was not yet trained on, so it says how far the module has come. The first
+        losses say little of that: steps that begin fast need not end well (docs/log.md).
+        """
         tensors = (*self.parameters, *(part._buffers[name] for part, name in self.watched))
         finite = all(map(math.isfinite, losses)) and all(t is None or t.isfinite().all() for t in tensors)
-        return sum(losses) / len(losses) if finite else math.inf
+        late = losses[-max(1, len(losses) // 3) :]
+        return sum(late) / len(late) if finite else math.inf
 
     def like_real_images(self) -> Tensor:
         """The curriculum's images (T, B, C, H, W) with the mean and the standard deviation that each pixel

@@ -41,7 +41,8 @@ class Taught:
     losses: tuple[float, ...]
     """(T,) cross entropies: of each batch before the step on it."""
     tried: dict[str, float]
-    """The mean of those losses for all step sizes that were tried; infinity where training diverged."""
+    """The mean of those losses over the last third of the steps, for all step sizes that were tried; infinity
+    where training diverged."""
     seconds: float
     """Wall clock, with the choice."""
 
@@ -73,8 +74,8 @@ def teach(
 
     ``lr``, the step sizes: ``"auto"`` tries the learned ones times 2, 1, .5, .25, .1 and .05, and constant
     Adam at .001, .003, .01 and .03, from the same start and the same random numbers of torch, and takes those
-    with the lowest mean loss *before each step* on the curriculum itself: no real data are needed. (A
-    curriculum of vectors teaches an agent, and its loss may rise while the agent gets better: it is taught
+    with the lowest mean loss *before each step* of the last third, on the curriculum itself: no real data are
+    needed. (A curriculum of vectors teaches an agent, and its loss may rise while the agent gets better: it is taught
     with the learned ones.) ``"learned"`` takes the curriculum's own. A number is a constant learning rate of
     ``optimizer`` (a name; adam if it is left out) with momentum .9, so ``lr=0.01`` repeats a choice of "adam
     at 0.01".
@@ -135,7 +136,7 @@ def _taught(
         tried = {}
         best = candidates[0]
         if len(candidates) > 1:
-            tried = {steps.name: pupil.mean_loss(steps) for steps in candidates}
+            tried = {steps.name: pupil.late_loss(steps) for steps in candidates}
             best = min(candidates, key=lambda steps: tried[steps.name])
         if tried.get(best.name) != math.inf:
             losses = pupil.train(best, after_step)

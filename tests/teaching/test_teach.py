@@ -102,8 +102,8 @@ def test_after_step_may_look_in_any_mode_and_under_any_context() -> None:
 # ---- the choice ----
 
 
-def test_auto_takes_what_has_the_lowest_mean_loss_before_each_step() -> None:
-    curriculum = make(lr=20.0)
+def test_auto_takes_what_has_the_lowest_mean_loss_before_the_last_steps() -> None:
+    curriculum = make(steps=7, lr=20.0)
     taught = teach(module := classifier(), curriculum)
     assert list(taught.tried) == [
         *("learned sgd x 2", "learned sgd", "learned sgd x 0.5", "learned sgd x 0.25", "learned sgd x 0.1"),
@@ -116,7 +116,7 @@ def test_auto_takes_what_has_the_lowest_mean_loss_before_each_step() -> None:
         scaled = dataclasses.replace(curriculum, lr=curriculum.lr * float(factor or 1))
         other = classifier()
         result = teach(other, scaled, **fixed)
-        one_by_one[name] = sum(result.losses) / 4
+        one_by_one[name] = sum(result.losses[-2:]) / 2
         if name == taught.chosen:
             assert same(other, state(module))
             assert result.losses == taught.losses
@@ -166,7 +166,7 @@ def test_an_mlp_that_learned_steps_ruin_is_taught(seed: int) -> None:
     taught = teach(module, curriculum)
     assert all(p.isfinite().all() for p in module.parameters())
     assert taught.losses[-1] < taught.losses[0]
-    assert taught.tried["learned sgd"] > 1000  # or infinity
+    assert taught.tried["learned sgd"] > math.log(10)  # worse than to know nothing
 
 
 def test_learned_steps_that_ruin_an_mlp_raise_and_leave_it_as_it_was() -> None:
