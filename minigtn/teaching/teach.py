@@ -75,8 +75,8 @@ def teach(
     ``lr``, the step sizes: ``"auto"`` tries the learned ones times 2, 1, .5, .25, .1 and .05, and constant
     Adam at .001, .003, .01 and .03, from the same start and the same random numbers of torch, and takes those
     with the lowest mean loss *before each step* of the last third, on the curriculum itself: no real data are
-    needed. (A curriculum of vectors teaches an agent, and its loss may rise while the agent gets better: it is taught
-    with the learned ones.) ``"learned"`` takes the curriculum's own. A number is a constant learning rate of
+    needed. (A curriculum of vectors teaches an agent, and its loss may rise while the agent gets better: it
+    is taught with the learned ones.) ``"learned"`` takes the curriculum's own. A number is a constant learning rate of
     ``optimizer`` (a name; adam if it is left out) with momentum .9, so ``lr=0.01`` repeats a choice of "adam
     at 0.01".
 
