@@ -47,7 +47,7 @@ class Train:
 
     config: Annotated[RunConfig, tyro.conf.arg(name="")] = _CONFIG
     preset: str = "digits"
-    """Settings to start from: tiny, digits, digits-any, mnist-small, mnist-paper, cifar10-tiny,
+    """Settings to start from: tiny, digits, digits-any, mnist-small, mnist-any, mnist-paper, cifar10-tiny,
     cifar10-small, cifar10-any, nas-201-cpu, nas-macro-cpu, cifar10-paper; every other flag changes one of
     them."""
     out: Path = Path("runs/demo")

@@ -76,9 +76,9 @@ def teach(
     Adam at .001, .003, .01 and .03, from the same start and the same random numbers of torch, and takes those
     with the lowest mean loss *before each step* of the last third, on the curriculum itself: no real data are
     needed. (A curriculum of vectors teaches an agent, and its loss may rise while the agent gets better: it
-    is taught with the learned ones.) ``"learned"`` takes the curriculum's own. A number is a constant learning rate of
-    ``optimizer`` (a name; adam if it is left out) with momentum .9, so ``lr=0.01`` repeats a choice of "adam
-    at 0.01".
+    is taught with the learned ones.) ``"learned"`` takes the curriculum's own. A number is a constant
+    learning rate of ``optimizer`` (a name; adam if it is left out) with momentum .9, so ``lr=0.01`` repeats a
+    choice of "adam at 0.01".
 
     Parameters that do not require grad stay as they are, tied ones stay tied, and one that the loss does not
     use counts as having gradient zero. The module is taught in training mode and given back in the mode that
