@@ -42,9 +42,10 @@ class TeacherConfig:
     """What makes the images: the generator; pixels learned one by one (dataset distillation); or nothing:
     real images, in an order drawn anew for every learner, so that only the step sizes are learned."""
     start: str = ""
-    """What learned pixels begin as: "real", training images of each class, drawn once by the seed; or the
-    images of a curriculum of the same size, by its name, file or run's folder, which is refined so, for other
-    learners or another optimizer; "": noise."""
+    """What learned pixels begin as: "real", training images of each class, drawn once by the seed, and
+    recognizable in the curriculum (do not use it where real images are private); or the images of a
+    curriculum of the same size, by its name, file or run's folder, which is refined so, for other learners or
+    another optimizer; "": noise."""
     z: Literal["learned", "gaussian", "random"] = "learned"
     """The generator's input vectors: learned (a curriculum); drawn anew for every learner with a learned mean
     and scale; or drawn anew from the standard normal distribution (no curriculum)."""
