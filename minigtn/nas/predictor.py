@@ -35,6 +35,8 @@ class Columns(NamedTuple):
     """The last readings of the curriculum: the ranking's score first, then the others; empty without one."""
     real: str
     """The target: the longest annealed training, read for the ranking's score."""
+    rungs: tuple[str, ...] = ()
+    """Annealed trainings of at least a quarter of its steps, the shortest first, and it."""
 
     @property
     def all_features(self) -> tuple[str, ...]:
@@ -51,19 +53,21 @@ def columns_for(names: Sequence[str], free: Sequence[str], score: str) -> Column
     """What there is of it among the columns ``names``; None where a predictor lacks free scores or real
     trainings."""
     readings = [column for column in map(column_of, names) if column is not None]
-    real = max((c.steps for c in readings if (c.arm, c.score) == ("real", score)), default=0)
+    lengths = sorted(c.steps for c in readings if (c.arm, c.score) == ("real", score))
+    real = lengths[-1] if lengths else 0
     last = max((c.steps for c in readings if c.arm == "gtn"), default=0)
     present = tuple(name for name in free if name in names)
     if not present or not real:
         return None
     order = sorted(SCORES, key=lambda name: name != score)
     taught = tuple(str(Column("gtn", last, name)) for name in order) if last else ()
-    return Columns(present, taught, str(Column("real", real, score)))
+    rungs = tuple(str(Column("real", k, score)) for k in lengths if 4 * k >= real)
+    return Columns(present, taught, rungs[-1], rungs)
 
 
 def columns_of(rows: list[dict[str, Any]], kind: str, columns: Columns) -> dict[str, Array]:
     """The "scores", or "seconds", of the rows by column, (n,)."""
-    names = (*columns.all_features, columns.real)
+    names = {*columns.all_features, columns.real, *columns.rungs}
     return {name: np.array([row[kind][name] for row in rows], float) for name in names}
 
 

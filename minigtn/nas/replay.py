@@ -11,11 +11,14 @@ differ from search to search, too.
 | --- | --- |
 | random | real short trainings of networks at random; the best of them |
 | evolution | the same, of the nearest to good ones that is not yet trained (Real et al. 2019) |
+| halving | short real trainings of networks at random, longer ones of their better third, and so on |
 | flops, vote | the most FLOPs; the best mean rank of the free scores |
 | taught | the curriculum's last reading, of networks at random; the best of them |
 | predictor | :mod:`minigtn.nas.predictor`, fitted on the real trainings of a few; the best prediction |
 | X, then real | half of it (predictor: what it needs) for X, then real trainings of its best; the best |
+| X, then halving | half of it for X, then halving that begins with its best |
 
+Halving is successive halving (Jamieson & Talwalkar 2016, arXiv 1502.07943), which ASHA makes asynchronous.
 The seconds of meta-training and of tuning are in no budget: they are spent once for a space.
 """
 
@@ -37,6 +40,8 @@ TRAININGS = (8, 16, 32, 64)
 """Budgets by default: the seconds of so many real short trainings."""
 POPULATION = 10
 TOURNAMENT = 3
+KEPT = 3
+"""One in so many goes on to the next longer training."""
 
 
 @dataclass(frozen=True)
@@ -144,15 +149,17 @@ def strategies(seen: Seen) -> dict[str, Strategy]:
     """Those for which there are the columns."""
     columns = seen.columns
     result: dict[str, Strategy] = {"random": _random, "evolution": _evolution}
+    if len(columns.rungs) > 1:
+        result["halving"] = lambda seen, budget, rng: _halving(seen, rng.permutation(len(seen.real)), budget)
     if "flops" in columns.free:
         result["flops"] = lambda seen, budget, rng: _best(seen, ("flops",), budget, rng)
     if seen.vote:
         result["vote"] = lambda seen, budget, rng: _best(seen, seen.vote, budget, rng)
-        result["vote, then real"] = lambda seen, budget, rng: _then_real(seen, seen.vote, budget, rng)
+        result |= _then("vote", seen.vote, columns)
     if columns.taught:
         first = columns.taught[:1]
         result["taught"] = lambda seen, budget, rng: _best(seen, first, budget, rng)
-        result["taught, then real"] = lambda seen, budget, rng: _then_real(seen, first, budget, rng)
+        result |= _then("taught", first, columns)
     for name, parts in (("predictor-free", columns.free), ("predictor", columns.all_features)):
         if not seen.fitted or (name == "predictor" and not columns.taught):
             continue
@@ -188,13 +195,41 @@ def _best(seen: Seen, names: Sequence[str], budget: float, rng: np.random.Genera
     return _top(tried, _joined(seen, names, tried))
 
 
-def _then_real(seen: Seen, names: Sequence[str], budget: float, rng: np.random.Generator) -> int | None:
-    """Half of the seconds for these columns, the rest for real trainings of their best."""
-    tried = _afford(rng.permutation(len(seen.real)), seen.cost(names), budget / 2)
-    scores = _joined(seen, names, tried)
-    left = budget - float(seen.cost(names)[tried].sum())
-    survivors = _afford(tried[np.argsort(-scores[tried], kind="stable")], seen.real_seconds, left)
-    return _top(survivors, seen.real) if len(survivors) else _top(tried, scores)
+def _then(label: str, names: Sequence[str], columns: Columns) -> dict[str, Strategy]:
+    """Half of the seconds for these columns, the rest for trainings of their best."""
+
+    def trained(seen: Seen, order: Index, budget: float) -> int | None:
+        return _top(_afford(order, seen.real_seconds, budget), seen.real)
+
+    def strategy(train: Callable[[Seen, Index, float], int | None]) -> Strategy:
+        def search(seen: Seen, budget: float, rng: np.random.Generator) -> int | None:
+            tried = _afford(rng.permutation(len(seen.real)), seen.cost(names), budget / 2)
+            scores = _joined(seen, names, tried)
+            left = budget - float(seen.cost(names)[tried].sum())
+            found = train(seen, tried[np.argsort(-scores[tried], kind="stable")], left)
+            return _top(tried, scores) if found is None else found
+
+        return search
+
+    result = {f"{label}, then real": strategy(trained)}
+    if len(columns.rungs) > 1:
+        result[f"{label}, then halving"] = strategy(_halving)
+    return result
+
+
+def _halving(seen: Seen, order: Index, budget: float) -> int | None:
+    """The first ones of the order, as many as the seconds suffice for, are trained for the shortest time, the
+    better ``KEPT``-th of them for the next longer one, and so on. Each training is a new one."""
+    for n in range(len(order), 0, -1):
+        among = order[:n]
+        spent = 0.0
+        for rung in seen.columns.rungs:
+            spent += float(seen.seconds[rung][among].sum())
+            best_first = among[np.argsort(-seen.values[rung][among], kind="stable")]
+            among = best_first[: max(1, len(among) // KEPT)]
+        if spent <= budget:
+            return int(among[0])
+    return None
 
 
 def _evolution(seen: Seen, budget: float, rng: np.random.Generator) -> int | None:

@@ -171,7 +171,8 @@ def _replay(result: dict[str, Any]) -> str:
         f"scores above: n = {about['searches']} searches, each among another half of the networks "
         f"({about['candidates']}; they overlap), mean ± standard deviation; the best there is {best}. "
         "Truth is read at the end alone. Meta-training and tuning, spent once for a space, are not counted. "
-        "X, then real: half of the seconds for X, then real trainings of its best."
+        "X, then real, or halving: half of the seconds for X, then real trainings that begin with its best; "
+        "halving: short ones, and longer ones of their better third."
     )
     return page.card("Searches within a budget", _table(heads, rows), caption)
 

@@ -30,9 +30,10 @@ def rows(n=60, taught=0.3, free=1.5, real=0.2, seed=0):
 
 def test_columns_are_the_last_readings_and_the_longest_real_training():
     names = ["flops", "gtn-2-loss", "gtn-16-tse", "gtn-16-loss", "real-4-loss", "real-64-loss", "real-64-tse",
-             "real-constant-128-loss"]  # fmt: skip
+             "real-16-loss", "real-constant-128-loss"]  # fmt: skip
     found = columns_for(names, ("params", "flops"), "loss")
-    assert found == Columns(("flops",), ("gtn-16-loss", "gtn-16-accuracy", "gtn-16-tse"), "real-64-loss")
+    taught = ("gtn-16-loss", "gtn-16-accuracy", "gtn-16-tse")
+    assert found == Columns(("flops",), taught, "real-64-loss", ("real-16-loss", "real-64-loss"))
     assert columns_for(names, ("params", "flops"), "tse").taught[0] == "gtn-16-tse"
     assert columns_for(["flops", "real-4-loss"], ("flops",), "loss").taught == ()
     assert columns_for(["flops", "gtn-4-loss", "real-constant-4-loss"], ("flops",), "loss") is None

@@ -136,3 +136,40 @@ def test_default_budgets_are_real_trainings_and_strategies_need_their_columns():
     assert [budget["seconds"] for budget in about["budgets"]] == [80, 160, 320, 640]
     assert set(about["budgets"][0]["strategies"]) == {"random", "evolution", "flops"}
     assert (about["candidates"], about["searches"], about["real_seconds"]) == (41, 3, 10.0)
+
+
+RUNGS = COLUMNS._replace(rungs=("real-16-loss", "real-32-loss", "real-64-loss"))
+
+
+def halved(budget, shortest=lambda t: t):
+    taken = rows()
+    for row in taken:
+        row["scores"] |= {"real-16-loss": shortest(row["truth"]), "real-32-loss": row["truth"]}
+        row["seconds"] |= {"real-16-loss": 2.5, "real-32-loss": 5.0}
+    (about,) = replay(taken, SPACE, RUNGS, ("flops",), (budget,), 12, 0, 0)["budgets"]
+    return about["strategies"]
+
+
+def test_halving_trains_more_networks_than_whole_trainings_allow():
+    """All 41 for 2.5 s, 13 of them for 5 s, 4 for 10 s: 207.5 s; whole trainings of 20."""
+    by = regret(halved(207.5))
+    assert by["halving"] == 0
+    assert by["random"] > 0
+    misled = regret(halved(207.5, shortest=lambda t: -t))
+    assert misled["halving"] > 50
+    assert misled["random"] == by["random"]
+
+
+def test_halving_spends_no_more_than_it_has():
+    assert halved(17.4)["halving"]["searches"] == 0  # one network takes 2.5, 5 and 10 s
+    assert regret(halved(17.5))["halving"] > 10
+
+
+def test_halving_begins_with_the_best_of_the_vote():
+    by = regret(halved(60.0))
+    assert by["vote, then halving"] == 0
+    assert by["halving"] > 0
+
+
+def test_without_shorter_trainings_there_is_no_halving():
+    assert "halving" not in found(rows(), 60.0)
