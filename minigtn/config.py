@@ -288,13 +288,21 @@ class RunConfig:
 
 def _teacher_of_a_space(space: str, fidelity: Fidelity, inner_steps: int, outer_steps: int) -> RunConfig:
     """A teacher for ranking networks of a search space on two CPU cores: taught by a fixed pool of them, to
-    bring them far and to put them in order. Validations and judgements take networks outside of the pool; the
-    last teacher is the result, since the one that brings networks furthest need not rank best."""
+    bring them far and to put them in order. It begins with real images and with the steps that real data were
+    best with, so that its networks learn from the first outer step on. Validations and judgements take
+    networks outside of the pool; the last teacher is the result, since the one that brings networks furthest
+    need not rank best."""
     return RunConfig(
         dataset="cifar10",
         learner=LearnerConfig(channels=(16, 32), hidden=(), global_pool=True, norm="batch", pool="average"),
         teacher=TeacherConfig(
-            inner_steps=inner_steps, batch_size=64, z_size=64, dense=256, channels=(64, 32), lr=0.05
+            inner_steps=inner_steps,
+            batch_size=64,
+            images="pixels",
+            start="real",
+            labels="learned",
+            lr=0.1,
+            momentum=0.9,
         ),
         meta=MetaConfig(
             outer_steps=outer_steps,
