@@ -83,6 +83,8 @@ def test_each_knows_the_moments_of_its_real_images() -> None:
         mean, std = curriculum.moments  # of images that were standardized per channel
         torch.testing.assert_close(mean.mean((1, 2)), torch.zeros(len(mean)), rtol=0, atol=1e-3)
         spread = std.square().mean((1, 2)) + mean.square().mean((1, 2))
-        torch.testing.assert_close(spread, torch.ones(len(mean)), rtol=2e-3, atol=0)
+        if name != "cifar10-any":  # of images that were averaged down afterwards
+            torch.testing.assert_close(spread, torch.ones(len(mean)), rtol=2e-3, atol=0)
+        assert spread.min() > 0.8
     for name in names[:2]:
         torch.testing.assert_close(load_curriculum(name).moments, data.load("digits").moments)
