@@ -10,6 +10,7 @@ import torch
 
 from minigtn import Checkpointed, Reversible, Unrolled
 from minigtn.config import PRESETS, EvaluationConfig, MetaConfig, RunConfig
+from minigtn.data import Split
 from minigtn.networks.learners import Learner
 from minigtn.runs.settings import from_dict, to_dict
 from minigtn.teaching.teacher import Teacher
@@ -24,7 +25,8 @@ def test_preset_builds_its_learner_and_teacher(config: RunConfig) -> None:
     shape = SHAPES[config.dataset]
     learner = Learner(config.learner, shape, 10)
     small = dataclasses.replace(config.teacher, inner_steps=1, batch_size=4)
-    x, _, lr, momentum, _ = Teacher(small, shape, 10, 0)()
+    real = Split(torch.randn(20, *shape), torch.arange(20) % 10)
+    x, _, lr, momentum, _ = Teacher(small, shape, 10, 0, real=real)()
     assert x.shape == (1, 4, *shape)
     assert learner(learner.init(0), x[0]).shape == (4, 10)
     torch.testing.assert_close([lr.item(), momentum.item()], [config.teacher.lr, config.teacher.momentum])
