@@ -33,10 +33,14 @@ class Columns(NamedTuple):
     free: tuple[str, ...]
     taught: tuple[str, ...]
     """The last readings of the curriculum: the ranking's score first, then the others; empty without one."""
-    real: str
-    """The target: the longest annealed training, read for the ranking's score."""
-    rungs: tuple[str, ...] = ()
-    """Annealed trainings of at least a quarter of its steps, the shortest first, and it."""
+    rungs: tuple[str, ...]
+    """Annealed trainings, read for the ranking's score: the longest one, and before it those of at least a
+    quarter of its steps, the shortest first."""
+
+    @property
+    def real(self) -> str:
+        """The target: the longest annealed training."""
+        return self.rungs[-1]
 
     @property
     def all_features(self) -> tuple[str, ...]:
@@ -54,20 +58,19 @@ def columns_for(names: Sequence[str], free: Sequence[str], score: str) -> Column
     trainings."""
     readings = [column for column in map(column_of, names) if column is not None]
     lengths = sorted(c.steps for c in readings if (c.arm, c.score) == ("real", score))
-    real = lengths[-1] if lengths else 0
     last = max((c.steps for c in readings if c.arm == "gtn"), default=0)
     present = tuple(name for name in free if name in names)
-    if not present or not real:
+    if not present or not lengths:
         return None
     order = sorted(SCORES, key=lambda name: name != score)
     taught = tuple(str(Column("gtn", last, name)) for name in order) if last else ()
-    rungs = tuple(str(Column("real", k, score)) for k in lengths if 4 * k >= real)
-    return Columns(present, taught, rungs[-1], rungs)
+    rungs = tuple(str(Column("real", k, score)) for k in lengths if 4 * k >= lengths[-1])
+    return Columns(present, taught, rungs)
 
 
 def columns_of(rows: list[dict[str, Any]], kind: str, columns: Columns) -> dict[str, Array]:
     """The "scores", or "seconds", of the rows by column, (n,)."""
-    names = {*columns.all_features, columns.real, *columns.rungs}
+    names = (*columns.all_features, *columns.rungs)
     return {name: np.array([row[kind][name] for row in rows], float) for name in names}
 
 

@@ -102,6 +102,10 @@ class RealTraining:
     tuning: dict[str, Any] = field(default_factory=dict)
     curriculum: Curriculum | None = None
 
+    def __post_init__(self) -> None:
+        if self.curriculum is not None and not self.anneal:
+            raise ValueError("real steps that begin with taught weights are annealed: set anneal, too")
+
     @property
     def columns(self) -> tuple[str, ...]:
         annealed = "real" if self.curriculum is None else "gtn-real"

@@ -215,7 +215,7 @@ class Teacher(nn.Module):
         source = self.config.start
         if source == "real":
             assert self.real is not None
-            return self._one_of_each_class(self.real, rng)
+            return self._real_images(self.real, rng)
         curriculum = load_curriculum(source)
         given = tuple(curriculum.x.shape)
         wanted = (*self.classes.shape[:2], *self.image_shape)
@@ -227,8 +227,9 @@ class Teacher(nn.Module):
             )
         return curriculum.x
 
-    def _one_of_each_class(self, real: Split, rng: torch.Generator) -> Tensor:
-        """Real images in the order of the curriculum's classes, (T, B, C, H, W); as few twice as can be."""
+    def _real_images(self, real: Split, rng: torch.Generator) -> Tensor:
+        """Real images, image by image of the curriculum's classes, (T, B, C, H, W): each once before any
+        twice. ValueError for a class without any."""
         labels = self.classes.argmax(-1).flatten()
         x = real.x.new_zeros(len(labels), *self.image_shape)
         for k in range(self.n_classes):

@@ -9,7 +9,7 @@ from minigtn.nas import predictor
 from minigtn.nas.predictor import Columns, columns_for, features_of, fit, judged
 
 NAMES = ("flops", "synflow", "naswot", "gtn-4-loss", "gtn-4-accuracy", "gtn-4-tse", "real-64-loss")
-COLUMNS = Columns(("flops", "synflow", "naswot"), NAMES[3:6], "real-64-loss")
+COLUMNS = Columns(("flops", "synflow", "naswot"), NAMES[3:6], ("real-64-loss",))
 VOTE = ("flops", "synflow", "naswot")
 
 
@@ -33,7 +33,8 @@ def test_columns_are_the_last_readings_and_the_longest_real_training():
              "real-16-loss", "real-constant-128-loss"]  # fmt: skip
     found = columns_for(names, ("params", "flops"), "loss")
     taught = ("gtn-16-loss", "gtn-16-accuracy", "gtn-16-tse")
-    assert found == Columns(("flops",), taught, "real-64-loss", ("real-16-loss", "real-64-loss"))
+    assert found == Columns(("flops",), taught, ("real-16-loss", "real-64-loss"))
+    assert found.real == "real-64-loss"
     assert columns_for(names, ("params", "flops"), "tse").taught[0] == "gtn-16-tse"
     assert columns_for(["flops", "real-4-loss"], ("flops",), "loss").taught == ()
     assert columns_for(["flops", "gtn-4-loss", "real-constant-4-loss"], ("flops",), "loss") is None

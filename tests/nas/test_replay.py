@@ -13,7 +13,7 @@ from tiny_space import TinySpace
 
 SPACE = TinySpace()
 ARCHS = ["".join(digits) for digits in itertools.product("012", repeat=4)]  # 81
-COLUMNS = Columns(("flops", "naswot"), ("gtn-4-loss", "gtn-4-accuracy", "gtn-4-tse"), "real-64-loss")
+COLUMNS = Columns(("flops", "naswot"), ("gtn-4-loss", "gtn-4-accuracy", "gtn-4-tse"), ("real-64-loss",))
 SECONDS = {
     "flops": 0.01,
     "naswot": 0.1,

@@ -170,6 +170,8 @@ def test_taught_weights_are_where_real_training_begins():
     assert scores["gtn-real-3-accuracy"].value == accuracy
     fresh = make("real", settings, SPACE, DIGITS, 0, tuning=SETTINGS).score(network("2222"))
     assert abs(fresh["real-3-loss"].value + loss) > 1e-3
+    with pytest.raises(ValueError, match="taught weights are annealed"):
+        replace(estimator, anneal=False)
 
 
 def test_test_data_are_never_read():
