@@ -55,7 +55,7 @@ class NasSearch(_Common):
     def run(self) -> None:
         found = search.search(self.search, self.estimator_config, self.load())
         for arch, score in found.ranking[: self.show]:
-            print(f"{score:12.4f}  {arch}")
+            print(f"{score:12.4f}  {arch}" + (f"  {found.reached[arch]}" if self.search.rungs else ""))
         for error, times in found.failures.items():
             print(f"{times} failed: {error}")
 

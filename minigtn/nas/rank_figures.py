@@ -101,7 +101,7 @@ def apart(heights: list[float], least: float) -> list[float]:
 
 
 def scatter(column: str, result: dict[str, Any], rows: list[dict[str, Any]]) -> str:
-    if column == "vote":
+    if column in result["votes"]:
         return ""
     pairs = [(row["scores"][column], row["truth"]) for row in rows if row["scores"].get(column) is not None]
     if not pairs:

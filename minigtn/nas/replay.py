@@ -14,16 +14,20 @@ differ from search to search, too.
 | halving | short real trainings of networks at random, longer ones of their better third, and so on |
 | flops, vote | the most FLOPs; the best mean rank of the free scores |
 | taught | the curriculum's last reading, of networks at random; the best of them |
+| vote-taught | the best mean rank of the free scores and that reading |
 | predictor | :mod:`minigtn.nas.predictor`, fitted on the real trainings of a few; the best prediction |
 | X, then real | half of it (predictor: what it needs) for X, then real trainings of its best; the best |
 | X, then halving | half of it for X, then halving that begins with its best |
+| X, asha | networks at random, each as far as ``nas search --rungs`` would bring it |
 
-Halving is successive halving (Jamieson & Talwalkar 2016, arXiv 1502.07943), which ASHA makes asynchronous.
+Halving is successive halving (Jamieson & Talwalkar 2016, arXiv 1502.07943), which asha makes asynchronous
+(:mod:`minigtn.nas.rungs`).
 The seconds of meta-training and of tuning are in no budget: they are spent once for a space.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +36,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minigtn.nas.predictor import Columns, Index, columns_of, features_of, fit
+from minigtn.nas.rungs import Look, goes_on, order
 from minigtn.nas.statistics import Array, ranks
 from minigtn.networks.spaces import Space
 from minigtn.runs.seeds import Purpose, seed_for
@@ -160,6 +165,11 @@ def strategies(seen: Seen) -> dict[str, Strategy]:
         first = columns.taught[:1]
         result["taught"] = lambda seen, budget, rng: _best(seen, first, budget, rng)
         result |= _then("taught", first, columns)
+    if columns.taught and seen.vote:
+        joined = (*seen.vote, *columns.taught[:1])
+        result["vote-taught"] = lambda seen, budget, rng: _best(seen, joined, budget, rng)
+        result |= _then("vote-taught", joined, columns)
+        result["vote-taught, asha"] = lambda seen, budget, rng: _asha(seen, joined, budget, rng)
     for name, parts in (("predictor-free", columns.free), ("predictor", columns.all_features)):
         if not seen.fitted or (name == "predictor" and not columns.taught):
             continue
@@ -230,6 +240,30 @@ def _halving(seen: Seen, order: Index, budget: float) -> int | None:
         if spent <= budget:
             return int(among[0])
     return None
+
+
+def _asha(seen: Seen, names: Sequence[str], budget: float, rng: np.random.Generator) -> int | None:
+    """These columns first, then the real trainings, each for one in ``KEPT`` of those that came as far."""
+    rungs = [tuple(names), *((rung,) for rung in seen.columns.rungs)]
+    climbs: list[list[Look]] = []
+    left = budget
+    tried = rng.permutation(len(seen.real))
+    for network in tried:
+        climbs.append([])
+        for number, rung in enumerate(rungs):
+            cost = float(seen.cost(rung)[network])
+            if cost > left:
+                break
+            left -= cost
+            values = [float(seen.values[name][network]) for name in rung]
+            look = [value if math.isfinite(value) else None for value in values]
+            others = [climb[number] for climb in climbs[:-1] if len(climb) > number]
+            climbs[-1].append(look)
+            if not goes_on(look, others, KEPT):
+                break
+        if not climbs[-1]:
+            break
+    return int(tried[np.argmax(order(climbs))]) if any(climbs) else None
 
 
 def _evolution(seen: Seen, budget: float, rng: np.random.Generator) -> int | None:

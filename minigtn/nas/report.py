@@ -110,7 +110,9 @@ def _ranks(result: dict[str, Any], part: str, names: list[str]) -> str:
         f"95 % intervals: bootstrap over networks, {result['bootstrap']:,} resamples. Regret: the best "
         "network's truth minus that of the network with the best estimate."
     )
-    caption += f" vote: mean rank of {', '.join(result['vote'])}." if "vote" in result["columns"] else ""
+    caption += "".join(
+        f" {name}: mean rank of {', '.join(parts)}." for name, parts in result["votes"].items()
+    )
     caption += _repaid(result.get("meta_training", {})) + _predictor(result.get("predictor", {}))
     n = result["networks"] if part == "all" else result["better_half"]
     heads = ("estimator", "s per network", *(head for head, _ in MEASURES.values()))
@@ -228,7 +230,7 @@ def _settings(result: dict[str, Any], saved: dict[str, Any], tuning: dict[str, A
     made |= {
         f"{name}, all networks": f"{result['columns'][name]['seconds']['total']:,.1f} s"
         for name in shown(result)
-        if name != "vote"
+        if name not in result["votes"]
     }
     tables = page.table({name.replace("_", "-"): value for name, value in config.items()}) + page.table(made)
     tables += page.table({f"{name} was tuned": _tuned(about) for name, about in tuning.items()})

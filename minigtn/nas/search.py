@@ -4,8 +4,9 @@
     EstimatorConfig(curriculum="runs/cifar"), data)
 
 Who runs what, and what happens when a worker dies: :mod:`minigtn.nas.study`. Who proposes what is a function
-of the finished trials and the seed (:func:`propose`), so that one worker finds the same networks every time.
-Imports Optuna when called, not with the package.
+of the finished trials and the seed (:mod:`minigtn.nas.proposals`), so that one worker finds the same networks
+every time; which of them get longer estimates: :mod:`minigtn.nas.rungs`. Imports Optuna when called, not with
+the package.
 """
 
 from __future__ import annotations
@@ -21,65 +22,53 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing.connection import wait
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import torch
 
 from minigtn.data.datasets import Dataset
 from minigtn.nas.candidate import Candidate, Estimator
-from minigtn.nas.scores import UNTUNED, EstimatorConfig, at_fidelity, make
-from minigtn.nas.study import Claim, History, SearchStopped, Study, failures, in_state, parameters
+from minigtn.nas.proposals import History, ProposalConfig, propose
+from minigtn.nas.rungs import Look, Rung, estimates, goes_on, make_rungs, order
+from minigtn.nas.scores import UNTUNED, EstimatorConfig, at_fidelity
+from minigtn.nas.study import Claim, Finished, SearchStopped, Study, failures, in_state
 from minigtn.networks.spaces import Space
 from minigtn.runs.devices import choose
 from minigtn.runs.progress import progress_bar
-from minigtn.runs.seeds import Purpose, seed_for
 from minigtn.runs.settings import at_least, to_dict
 
 MAY_CHANGE = ("trials", "workers", "storage", "study", "heartbeat")  # when a search goes on
-OWN_PROPOSALS = 20  # of a sampler that repeats known architectures, before chance steps in
 
 
 @dataclass(frozen=True)
-class SearchConfig:
+class SearchConfig(ProposalConfig):
     """What is searched, how, and where the study is kept."""
 
     space: str = ""
     """Search space; by default that of the curriculum's teacher, or nas-bench-macro."""
     estimator: str = "gtn"
     """What is maximized: gtn, real, real-constant or gtn-real, at the last step, params, flops, synflow or
-    naswot."""
-    sampler: Literal["random", "tpe", "evolution"] = "evolution"
-    """Who proposes: chance, Optuna's TPE (Bergstra et al. 2011), or regularized evolution (Real et al.
-    2019)."""
+    naswot. Several joined by +, as in flops+naswot+gtn: the mean of a network's ranks."""
+    rungs: tuple[str, ...] = ()
+    """Longer estimates, such as real-128 real-512 (annealed, so many steps), one after the other for the
+    better ones of the networks that came as far (minigtn.nas.rungs)."""
+    keep: int = 3
+    """One network in so many goes on to the next rung."""
     trials: int = 100
     """Distinct architectures to finish, over all workers and resumed runs."""
     workers: int = 1
     """Processes started here; the same command on another host adds its own."""
-    seed: int = 0
-    """With one worker the proposals and the scores follow from it, stopped and resumed or not."""
     storage: str = "sqlite:///study.db"
     """Where the study is kept: sqlite:///FILE on one host, postgresql://USER:PASSWORD@HOST/DATABASE for
     many."""
     study: str = "minigtn"
     """The study's name; every command that names it must have the same settings."""
-    population: int = 20
-    """Evolution: the latest networks, which may be parents. So many are drawn at random first, for TPE
-    too."""
-    tournament: int = 5
-    """Evolution: of so many of them, drawn at random, the best one is mutated."""
     heartbeat: float = 10.0
     """Seconds between a worker's signs of life; after six missed ones its trial is tried again."""
 
     def __post_init__(self) -> None:
-        at_least(self, trials=1, workers=1, seed=0, population=1, tournament=1)
-        if self.sampler not in SAMPLERS:
-            raise ValueError(f"there is no sampler {self.sampler!r}; there are {', '.join(SAMPLERS)}")
-        if self.tournament > self.population:
-            raise ValueError(
-                f"a tournament of {self.tournament} cannot be drawn from a population of {self.population}; "
-                "make it smaller"
-            )
+        super().__post_init__()
+        at_least(self, trials=1, workers=1, keep=2)
         if not 0 < self.heartbeat < math.inf:
             raise ValueError(f"heartbeat must be a positive number of seconds, but it is {self.heartbeat}")
         if "://" not in self.storage:
@@ -91,11 +80,13 @@ class SearchConfig:
 
 @dataclass(frozen=True)
 class Found:
-    """What a search found: (arch, score) of every finished trial, best first, and how often each kind of
-    failure was met."""
+    """What a search found: (arch, score) of every finished trial, best first, how often each kind of failure
+    was met, and by architecture the last estimate that it was given, which the score is of (the first of
+    several that are joined)."""
 
     ranking: list[tuple[str, float]]
     failures: dict[str, int]
+    reached: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -106,7 +97,7 @@ class _Job:
     estimators: EstimatorConfig
     data: Dataset
     space: Space
-    estimator: Estimator
+    rungs: tuple[Rung, ...]
     threads: int
 
 
@@ -122,9 +113,11 @@ def search(
     again.
 
     Networks are scored on the device of ``data``. ``space`` and ``estimator`` stand in for those that
-    ``config`` names. Trials carry the attributes arch, seconds, params, flops, valid_batch, worker and error,
-    for optuna-dashboard; a score that is not finite is minus infinity there. Cost: ``trials`` scores over the
-    workers, and a few reads of the study's list per score.
+    ``config`` names, rungs included. Trials carry the attributes arch, scores (a list for each rung that they
+    came to), seconds, params, flops, valid_batch, worker and error, for optuna-dashboard; a score that is not
+    finite is minus infinity there. Cost: ``trials`` scores over the workers, the longer ones of ``rungs`` for
+    one in ``keep`` of them, one in ``keep`` of these, and so on, and a few reads of the study's list for
+    each.
 
     Raises ValueError for settings that fit neither each other nor the study, SearchStopped when networks keep
     failing or all workers died.
@@ -137,16 +130,20 @@ def search(
             f"{config.trials} distinct architectures were asked for, but the space {config.space} has at "
             f"most {size}"
         )
+    names = (config.estimator, *config.rungs)
+    make_of = partial(make_rungs, names, estimators, space, data, config.seed)
     if estimator is None:
-        make(
-            config.estimator, estimators, space, data, config.seed, UNTUNED
-        )  # refused before the study is begun
+        make_of(dict.fromkeys(estimates(names), UNTUNED))  # refused before the study is begun
     with closing(_study(config, estimators)) as study:
-        if estimator is None:
-            estimator = make(config.estimator, estimators, space, data, config.seed, study.recall("tuning"))
-            if estimator.tuning:
-                study.remember("tuning", estimator.tuning)
-        job = _Job(config, estimators, data, space, estimator, torch.get_num_threads())
+        tuning = dict(study.recall("tuning") or {})
+
+        def keep(name: str, found: dict[str, Any]) -> None:
+            tuning[name] = found
+            study.remember("tuning", tuning)
+
+        own = (Rung(config.estimator, (estimator,)),) if estimator else None
+        rungs = own or make_of(dict(tuning), keep)
+        job = _Job(config, estimators, data, space, rungs, torch.get_num_threads())
         done = len(in_state(study.trials(), "COMPLETE"))
         with progress_bar(
             total=config.trials, desc=f"search {config.study}", unit="network", initial=done, disable=not bar
@@ -161,9 +158,17 @@ def search(
                 _work(job, study, show)
             else:
                 _start_workers(job, study, show)
-        trials = study.trials()
-        ranking = [(trial.user_attrs["arch"], trial.value) for trial in in_state(trials, "COMPLETE")]
-        return Found(sorted(ranking, key=lambda pair: -pair[1]), failures(trials))
+        study.fail_lost(study.trials())  # what a killed worker began beyond those asked for
+        return _found(study.trials(), rungs)
+
+
+def _found(trials: list[Any], rungs: tuple[Rung, ...]) -> Found:
+    finished = in_state(trials, "COMPLETE")
+    places = order([trial.user_attrs["scores"] for trial in finished])
+    best_first = sorted(range(len(finished)), key=lambda i: -places[i])
+    ranking = [(finished[i].user_attrs["arch"], finished[i].value) for i in best_first]
+    reached = {t.user_attrs["arch"]: rungs[len(t.user_attrs["scores"]) - 1].name for t in finished}
+    return Found(ranking, failures(trials), reached)
 
 
 def _study(config: SearchConfig, estimators: EstimatorConfig) -> Study:
@@ -171,63 +176,6 @@ def _study(config: SearchConfig, estimators: EstimatorConfig) -> Study:
         estimators
     )
     return Study(config.storage, config.study, config.trials, config.heartbeat, fixed)
-
-
-# ---- who proposes what ----
-
-
-def propose(config: SearchConfig, space: Space, history: History, known: set[str]) -> str:
-    """An architecture that is not ``known``: a function of its arguments alone. Random until the population
-    is full."""
-    root = seed_for(config.seed, Purpose.PROPOSAL, len(known))
-    for attempt in range(10_000):
-        sampler = (
-            config.sampler if len(history) >= config.population and attempt < OWN_PROPOSALS else "random"
-        )
-        arch = SAMPLERS[sampler](config, space, history, seed_for(root, Purpose.PROPOSAL, attempt))
-        if arch not in known:
-            return arch
-    raise ValueError(
-        f"10,000 proposals held nothing new: the {len(known)} architectures known seem to be all of the "
-        f"space {config.space}"
-    )
-
-
-def _random(config: SearchConfig, space: Space, history: History, seed: int) -> str:
-    return space.sample(seed)
-
-
-def _evolution(config: SearchConfig, space: Space, history: History, seed: int) -> str:
-    """Real et al. 2019 (arXiv 1802.01548), algorithm 1: of a few among the latest ones the best is mutated,
-    and the oldest leaves."""
-    rng = np.random.default_rng(seed)
-    latest = history[-config.population :]
-    drawn = rng.choice(len(latest), config.tournament, replace=False)
-    parent, _ = max((latest[i] for i in drawn), key=lambda pair: pair[1])
-    return space.mutate(parent, int(rng.integers(2**62)))
-
-
-def _tpe(config: SearchConfig, space: Space, history: History, seed: int) -> str:
-    """Bergstra et al. 2011, as Optuna has it, in a study in memory that holds the finished networks."""
-    import optuna
-
-    study = optuna.create_study(
-        direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed % 2**32, n_startup_trials=0)
-    )
-    study.add_trials(
-        [optuna.trial.create_trial(value=score, **parameters(space, arch)) for arch, score in history]
-    )
-    trial = study.ask()
-    return space.from_choices(
-        {name: trial.suggest_categorical(name, list(options)) for name, options in space.choices.items()}
-    )
-
-
-SAMPLERS: dict[str, Callable[[SearchConfig, Any, History, int], str]] = {
-    "random": _random,
-    "tpe": _tpe,
-    "evolution": _evolution,
-}
 
 
 # ---- who works ----
@@ -243,13 +191,34 @@ def _work(job: _Job, study: Study, show: Callable[[list[Any]], None]) -> None:
             return
         if study.fail_lost(trials):
             continue  # these come before new ones: the list has to be read again
-        claim = study.claim(
-            trials, job.space, partial(propose, config, job.space), job.estimators.valid_batch
-        )
+        claim = study.claim(trials, job.space, partial(_propose, job), job.estimators.valid_batch)
         if claim is None:
             time.sleep(min(1.0, config.heartbeat))
         else:
             _score(job, study, claim)
+
+
+def _propose(job: _Job, finished: Finished, known: set[str]) -> str:
+    places = order([trial.user_attrs["scores"] for _, trial in finished])
+    history: History = [(arch, float(place)) for (arch, _), place in zip(finished, places, strict=True)]
+    return propose(job.config, job.space, history, known)
+
+
+def _climb(job: _Job, study: Study, trial: int, network: Candidate) -> tuple[list[Look], float]:
+    """What is seen of the network on each rung that it comes to, and the seconds."""
+    looks: list[Look] = []
+    seconds = 0.0
+    for number, rung in enumerate(job.rungs):
+        look, took = rung.look(network)
+        looks.append(look)
+        seconds += took
+        if number + 1 == len(job.rungs):
+            break
+        study.note(trial, scores=looks)
+        others = [theirs[number] for theirs in study.others(trial, "scores") if len(theirs) > number]
+        if not goes_on(look, others, job.config.keep):
+            break
+    return looks, seconds
 
 
 def _score(job: _Job, study: Study, claim: Claim) -> None:
@@ -258,7 +227,7 @@ def _score(job: _Job, study: Study, claim: Claim) -> None:
     )
     with study.beating(claim.trial):
         try:
-            score = job.estimator.score(network)[job.estimator.columns[0]]
+            looks, seconds = _climb(job, study, claim.trial, network)
         except KeyboardInterrupt:
             study.end(claim.trial, "PRUNED", error="stopped")
             raise
@@ -266,8 +235,8 @@ def _score(job: _Job, study: Study, claim: Claim) -> None:
             smaller = {"next_batch": max(1, claim.valid_batch // 2)} if _memory_ran_out(error) else {}
             study.end(claim.trial, "FAIL", error=f"{type(error).__name__}: {error}"[:500], **smaller)
         else:
-            value = score.value if math.isfinite(score.value) else -math.inf
-            study.end(claim.trial, "COMPLETE", value, seconds=round(score.seconds, 4))
+            value = -math.inf if looks[-1][0] is None else looks[-1][0]
+            study.end(claim.trial, "COMPLETE", value, scores=looks, seconds=round(seconds, 4))
             return
     gc.collect()  # what the failed network held
     torch.cuda.empty_cache()

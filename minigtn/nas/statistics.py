@@ -33,9 +33,10 @@ def compare(
     truth = np.array([row["truth"] for row in rows])
     values = {column: np.array([row["scores"][column] for row in rows], float) for column in columns}
     seconds = {column: np.array([row["seconds"][column] for row in rows]) for column in columns}
-    if vote and set(vote) <= set(columns):
-        values["vote"] = np.mean([ranks(values[column]) for column in vote], axis=0)
-        seconds["vote"] = np.sum([seconds[column] for column in vote], axis=0)
+    made_of = votes(columns, vote)
+    for name, parts in made_of.items():
+        values[name] = np.mean([ranks(values[column]) for column in parts], axis=0)
+        seconds[name] = np.sum([seconds[column] for column in parts], axis=0)
     better = np.sort(np.argsort(-truth, kind="stable")[: (len(rows) + 1) // 2])
     result: dict[str, Any] = {
         column: {
@@ -66,15 +67,28 @@ def compare(
         "networks": len(rows),
         "better_half": len(better),
         "bootstrap": bootstrap,
-        "vote": list(vote),
+        "votes": {name: list(parts) for name, parts in made_of.items()},
         "columns": result,
     }
 
 
+def votes(columns: Sequence[str], vote: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """The columns whose mean ranks are columns of their own: vote, and vote-taught, which has the first
+    reading of a curriculum, too. Empty where a part of the vote is missing."""
+    if not vote or not set(vote) <= set(columns):
+        return {}
+    taught = [name for name in columns if (c := column_of(name)) is not None and c.arm == "gtn"]
+    more = {"vote-taught": (*vote, taught[0])} if taught and taught[0] not in vote else {}
+    return {"vote": tuple(vote), **more}
+
+
 def rivals(name: str, columns: Sequence[str]) -> list[str]:
-    """What a column is compared with: FLOPs, and one that a curriculum begins with real trainings that are
-    read for the same, after as many steps and after the most."""
+    """What a column is compared with: FLOPs; a vote with a taught reading, with the vote without; one that a
+    curriculum begins, with real trainings that are read for the same, after as many steps, after eight times
+    as many and after the most."""
     found = ["flops"] if "flops" in columns and name != "flops" else []
+    if name == "vote-taught":
+        found += ["vote"]
     mine = column_of(name)
     if mine is None or mine.arm not in ("gtn", "gtn-real"):
         return found
@@ -82,7 +96,8 @@ def rivals(name: str, columns: Sequence[str]) -> list[str]:
         theirs = [c for c in map(column_of, columns) if c and (c.arm, c.score) == (arm, mine.score)]
         most = max((c.steps for c in theirs), default=0)
         found += [
-            str(Column(arm, k, mine.score)) for k in sorted({c.steps for c in theirs} & {mine.steps, most})
+            str(Column(arm, k, mine.score))
+            for k in sorted({c.steps for c in theirs} & {mine.steps, 8 * mine.steps, most})
         ]
     return found
 

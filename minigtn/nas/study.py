@@ -38,8 +38,8 @@ BEATS = 6  # that a worker may miss
 PATIENCE = 300.0  # seconds that a server may be away
 CONNECT_TIMEOUT = 10  # seconds
 
-# finished architectures with their scores, in the order in which they were first proposed
-History = list[tuple[str, float]]
+# finished architectures, in the order in which they were first proposed, and Optuna's trial of each
+Finished = list[tuple[str, Any]]
 
 
 class SearchStopped(RuntimeError):
@@ -127,12 +127,12 @@ class Study:
         return lost
 
     def claim(
-        self, trials: list[Any], space: Space, propose: Callable[[History, set[str]], str], valid_batch: int
+        self, trials: list[Any], space: Space, propose: Callable[[Finished, set[str]], str], valid_batch: int
     ) -> Claim | None:
         """Rules 1 and 3, given the list of trials: a trial to run, or None where all that were asked for are
         taken.
 
-        ``propose(history, known)`` is asked for a new architecture where there is none to be tried again.
+        ``propose(finished, known)`` is asked for a new architecture where there is none to be tried again.
         SearchStopped where so many architectures were given up that the fault is hardly theirs.
         """
         from optuna.trial import TrialState, create_trial
@@ -155,8 +155,8 @@ class Study:
             for arch, ts in tried.items()
             if not in_state(ts, "RUNNING", "COMPLETE") and len(failed[arch]) < TRIES
         ]
-        history = [(arch, t.value) for arch, ts in tried.items() for t in in_state(ts, "COMPLETE")]
-        arch = again[0] if again else propose(history, set(tried))
+        finished = [(arch, t) for arch, ts in tried.items() for t in in_state(ts, "COMPLETE")]
+        arch = again[0] if again else propose(finished, set(tried))
         valid_batch = min(
             (t.user_attrs["next_batch"] for t in failed.get(arch, ()) if "next_batch" in t.user_attrs),
             default=valid_batch,
@@ -183,11 +183,24 @@ class Study:
         from optuna.exceptions import UpdateFinishedTrialError
         from optuna.trial import TrialState
 
+        self.note(trial, **attrs)
+        with suppress(UpdateFinishedTrialError):
+            values = None if value is None else [value]
+            self._ask(self._storage.set_trial_state_values, trial, TrialState[state], values)
+
+    def note(self, trial: int, **attrs: Any) -> None:
+        """Attributes (JSON) of a running trial, for all workers to see; where it is finished already, nothing
+        happens."""
+        from optuna.exceptions import UpdateFinishedTrialError
+
         with suppress(UpdateFinishedTrialError):
             for name, content in attrs.items():
                 self._ask(self._storage.set_trial_user_attr, trial, name, content)
-            values = None if value is None else [value]
-            self._ask(self._storage.set_trial_state_values, trial, TrialState[state], values)
+
+    def others(self, trial: int, name: str) -> list[Any]:
+        """That attribute of all running and finished trials but this one, where they have it."""
+        trials = in_state(self.trials(), "RUNNING", "COMPLETE")
+        return [t.user_attrs[name] for t in trials if t._trial_id != trial and name in t.user_attrs]
 
     @contextmanager
     def beating(self, trial: int) -> Iterator[None]:

@@ -19,8 +19,10 @@ from postgres import NoPostgres, postgres
 
 from minigtn import data
 from minigtn.nas.candidate import Score
+from minigtn.nas.proposals import propose
+from minigtn.nas.rungs import goes_on, order
 from minigtn.nas.scores import EstimatorConfig
-from minigtn.nas.search import SearchConfig, propose, search
+from minigtn.nas.search import SearchConfig, search
 from minigtn.nas.study import SearchStopped, Study
 from tiny_space import Failing, Mortal, Slow, TinySpace, WideSpace
 
@@ -116,7 +118,52 @@ def test_trials_hold_what_the_dashboard_shows(tmp_path):
         assert trial.user_attrs["flops"] == space.flops(arch)
         assert trial.user_attrs["seconds"] > 0
         assert trial.user_attrs["valid_batch"] == 60
-    assert read(settings, lambda study: study.user_attrs)["tuning"]["lr"] == 0.1
+    assert read(settings, lambda study: study.user_attrs)["tuning"]["real"]["lr"] == 0.1
+
+
+# ---- rungs ----
+
+
+def test_longer_estimates_are_for_the_better_third(tmp_path):
+    """Who went on is found again from the scores alone, in the order in which networks came."""
+    settings = config(
+        tmp_path, estimator="flops+naswot", rungs=("real-2", "real-4"), sampler="random", trials=15
+    )
+    found = run(settings)
+    done = [t for t in trials(settings) if t.state.name == "COMPLETE"]
+    climbs = [t.user_attrs["scores"] for t in done]
+    lengths = [len(climb) for climb in climbs]
+    assert 5 <= lengths.count(1) < 13
+    assert lengths.count(3) >= 1
+    for i, climb in enumerate(climbs):
+        for rung, look in enumerate(climb[:2]):
+            before = [other[rung] for other in climbs[:i] if len(other) > rung]
+            assert goes_on(look, before, 3) == (len(climb) > rung + 1)
+    assert all([len(look) for look in climb] == [2, 1, 1][: len(climb)] for climb in climbs)
+    assert [found.reached[arch] for arch, _ in found.ranking] == sorted(found.reached.values(), reverse=True)
+    assert {t.user_attrs["arch"]: t.value for t in done} == dict(found.ranking)
+    assert set(read(settings, lambda study: study.user_attrs)["tuning"]) == {"real-2", "real-4"}
+    again = run(replace(settings, study="again", trials=6))
+    assert len(again.ranking) == 6
+    assert run(replace(settings, study="again")) == found
+
+
+def test_the_better_third_of_those_seen_so_far_goes_on():
+    assert goes_on([1.0], [], 3)
+    assert not goes_on([1.0], [[2.0]], 3)
+    assert not goes_on([1.0], [[2.0], [0.0], [0.0], [0.0]], 3)  # the second of five: one goes on
+    assert goes_on([1.0], [[2.0], [0.0], [0.0], [0.0], [0.0]], 3)
+    assert goes_on([1.0], [[2.0], [0.0], [0.0]], 2)
+    assert not goes_on([None], [[0.0], [0.0], [0.0]], 3)
+    # joined: the best mean of both ranks, whatever their scales
+    assert goes_on([1e6, 0.2], [[1e7, 0.0], [0.0, 0.3]], 3)
+    assert not goes_on([1e6, 0.2], [[1e7, 0.25], [0.0, 0.3]], 3)
+
+
+def test_who_came_further_is_better_and_of_those_who_came_as_far_the_better_one():
+    climbs = [[[5.0]], [[9.0], [-3.0]], [[8.0], [-2.0]], [[1.0]], [[None]], [[5.0]]]
+    assert order(climbs) == [2, 4, 5, 1, 0, 2]
+    assert order([]) == []
 
 
 # ---- failures ----
@@ -403,6 +450,9 @@ def test_no_database_is_one_sentence_without_the_password(tmp_path):
         ({"storage": "study.db"}, "storage must be sqlite:///FILE"),
         ({"trials": 82}, "the space tiny has at most 81"),
         ({"estimator": "magic"}, "there is no estimator 'magic'"),
+        ({"estimator": "flops+magic"}, "there is no estimator 'magic'"),
+        ({"rungs": ("real-0",)}, "there is no estimator 'real-0'"),
+        ({"rungs": ("real", "params")}, "each estimate has one rung, but params is named twice"),
     ],
 )
 def test_bad_settings_are_one_sentence(tmp_path, changes, sentence):
