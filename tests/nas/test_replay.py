@@ -171,5 +171,27 @@ def test_halving_begins_with_the_best_of_the_vote():
     assert by["halving"] > 0
 
 
+def test_the_rungs_of_a_search_are_replayed():
+    """Each network, in a known order, comes as far as the rule of the search lets it."""
+    taken = rows(flops=lambda t: -t, naswot=lambda t: -t)
+    seen = Seen(
+        {name: np.array([row["scores"][name] for row in taken]) for name in SECONDS},
+        {name: np.full(81, seconds) for name, seconds in SECONDS.items()},
+        np.array([list(row["arch"]) for row in taken]), COLUMNS, ("flops", "naswot"), 0,
+    )  # fmt: skip
+    names = COLUMNS.taught[:1]
+    rng = np.random.default_rng
+    seed = next(seed for seed in range(99) if rng(seed).permutation(81)[0] < rng(seed).permutation(81)[1])
+    first, second = rng(seed).permutation(81)[:2]
+    assert module._asha(seen, names, 0.9, rng(seed)) is None  # not even one reading
+    assert module._asha(seen, names, 1.5, rng(seed)) == first
+    assert module._asha(seen, names, 21.5, rng(seed)) == first  # read and trained; the second only read
+    assert module._asha(seen, names, 22.0, rng(seed)) == second
+    assert module._asha(seen, names, 1000.0, rng(seed)) == 80
+    by = regret(found(taken, 60.0))
+    assert by["vote-taught, asha"] > 10  # two of the three that vote are upside down
+    assert regret(found(rows(), 60.0))["vote-taught, asha"] < 10
+
+
 def test_without_shorter_trainings_there_is_no_halving():
     assert "halving" not in found(rows(), 60.0)

@@ -361,6 +361,23 @@ def finished_in_order(config):
     return [(arch, scores[arch]) for arch in dict.fromkeys(t.user_attrs["arch"] for t in found)]
 
 
+def test_what_a_killed_worker_began_beyond_those_asked_for_is_ended(tmp_path, monkeypatch):
+    settings = config(tmp_path, trials=3)
+    run(settings)
+    worker = Worker(
+        settings.storage, settings.study, 4, 10.0, read(settings, lambda s: s.user_attrs)["settings"]
+    )
+    with subprocess.Popen(["true"]) as ended:
+        ended.wait()
+    with monkeypatch.context() as another:
+        another.setattr("os.getpid", lambda: ended.pid)
+        worker.take(next(arch for arch in ("0000", "0001", "0002", "0010") if arch not in finished(settings)))
+    worker.close()
+    assert [t.state.name for t in trials(settings)].count("RUNNING") == 1
+    assert run(settings).failures == {"lost": 1}
+    assert all(t.state.is_finished() for t in trials(settings))
+
+
 def test_processes_of_another_host_are_not_looked_for(workers, clock, monkeypatch):
     a, b = workers
     monkeypatch.setattr("minigtn.nas.study._host", lambda: "elsewhere/1")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from minigtn.nas.statistics import compare, measures, rivals
+from minigtn.nas.statistics import compare, measures, ranks, rivals
 
 
 def agreement(score, truth, counts=None):
@@ -93,6 +93,30 @@ def test_a_vote_is_the_mean_rank():
     assert result["vote"]["all"]["spearman"]["value"] is None  # two opposite orders: all alike
     assert result["vote"]["seconds"]["mean"] == 1.5
     assert "vote" not in compare(rows([0.0, 1.0]), ["a"], ("a", "b"), 10, 0)["columns"]
+
+
+def test_a_vote_with_the_first_taught_reading_is_compared_with_the_vote():
+    taken = rows([float(i % 7) for i in range(40)])
+    for row in taken:
+        row["scores"] |= {"gtn-4-loss": row["truth"], "gtn-2-loss": 0.0, "flops": row["scores"]["a"]}
+        row["seconds"] |= {"gtn-4-loss": 2.0, "gtn-2-loss": 1.0, "flops": 0.5}
+    columns = ["gtn-4-loss", "gtn-2-loss", "a", "flops"]
+    result = compare(taken, columns, ("a", "flops"), 50, 0)
+    assert result["votes"] == {"vote": ["a", "flops"], "vote-taught": ["a", "flops", "gtn-4-loss"]}
+    both = result["columns"]["vote-taught"]
+    mean = (2 * ranks(np.array([row["scores"]["a"] for row in taken])) + ranks(np.arange(40.0))) / 3
+    assert both["all"]["spearman"]["value"] == measures(mean, np.arange(40.0))["spearman"][0]
+    assert set(both["against"]) == {"flops", "vote"}
+    assert both["against"]["vote"]["all"]["spearman"]["low"] > 0
+    assert both["seconds"]["mean"] == 3.5
+    # a vote that holds the reading itself has no other
+    assert set(compare(taken, columns, ("a", "gtn-4-loss"), 10, 0)["votes"]) == {"vote"}
+
+
+def test_a_taught_reading_is_compared_with_real_ones_of_as_many_eight_times_as_many_and_the_most_steps():
+    real = [f"real-{k}-loss" for k in (4, 8, 32, 64)]
+    expected = ["flops", "real-4-loss", "real-32-loss", "real-64-loss"]
+    assert rivals("gtn-4-loss", [*real, "real-32-accuracy", "flops", "gtn-4-loss"]) == expected
 
 
 def test_intervals_hold_the_truth_about_as_often_as_they_say():
