@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from minigtn.data import Split
 from minigtn.inner.optimizers import OPTIMIZERS
-from minigtn.teaching.curriculum import TrainingData, load_curriculum
+from minigtn.teaching.curriculum import Curriculum, TrainingData, load_curriculum
 from minigtn.teaching.generator import generate, init_generator
 
 LR_RANGE = (1e-4, 10.0)
@@ -26,6 +26,7 @@ MOMENTUM_MAX = 0.99
 # learned labels start as softmax(CONFIDENCE * one-hot): .86 for the right one of ten classes
 CONFIDENCE = 4.0
 START_MAX = 0.98  # of the tanh that a pixel begins at, or it could hardly move
+LEAST = 1e-4  # probability that a label begins with, for the same reason
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,12 @@ class TeacherConfig:
     real images, in an order drawn anew for every learner, so that only the step sizes are learned."""
     start: str = ""
     """What learned pixels begin as: "real", training images of each class, drawn once by the seed, and
-    recognizable in the curriculum (do not use it where real images are private); or the images of a
-    curriculum of the same size, by its name, file or run's folder, which is refined so, for other learners or
-    another optimizer; "": noise."""
+    recognizable in the curriculum (do not use it where real images are private); or the images, and learned
+    labels the labels, of a curriculum of the same size, by its name, file or run's folder, which is refined
+    so, for other learners or another optimizer; "": noise."""
+    start_lr_scale: float = 0.0
+    """With a curriculum as the start: its step sizes are begun with, too, its learning rates times this; 0:
+    lr and momentum below."""
     z: Literal["learned", "gaussian", "random"] = "learned"
     """The generator's input vectors: learned (a curriculum); drawn anew for every learner with a learned mean
     and scale; or drawn anew from the standard normal distribution (no curriculum)."""
@@ -94,6 +98,11 @@ class TeacherConfig:
             raise ValueError(
                 f"start={self.start!r} is what learned pixels begin as; set images to 'pixels', not "
                 f"'{self.images}'"
+            )
+        if self.start_lr_scale and (self.start in ("", "real") or not 0 < self.start_lr_scale < math.inf):
+            raise ValueError(
+                "start_lr_scale is a positive, finite factor of the learning rates of the curriculum that "
+                f"start names; given {self.start_lr_scale} with start={self.start!r}"
             )
         if self.images == "real" and (self.order, self.labels) != ("fixed", "fixed"):
             raise ValueError(
@@ -192,44 +201,62 @@ class Teacher(nn.Module):
             self.z = nn.Parameter(learned if config.z == "learned" else torch.zeros_like(learned))
             if config.z == "gaussian":
                 self.z_log_scale = nn.Parameter(torch.zeros_like(learned))
+        begun = self._begun()
         if config.images == "pixels":
             drawn = torch.randn(T, B, *image_shape, generator=rng, dtype=dtype)
-            self.pixels = nn.Parameter(_raw(self._start(rng)).to(dtype) if config.start else drawn)
+            if config.start == "real":
+                drawn = _raw_pixels(self._real_images(rng)).to(dtype)
+            self.pixels = nn.Parameter(drawn if begun is None else _raw_pixels(begun.x).to(dtype))
         if config.labels == "learned":
-            self.y_raw = nn.Parameter(CONFIDENCE * self.classes.clone())
-        lo, hi = LR_RANGE
-        raw = {
-            "lr_raw": _logit((math.log(config.lr) - math.log(lo)) / (math.log(hi) - math.log(lo))),
-            "momentum_raw": _logit(config.momentum / MOMENTUM_MAX),
-        }
-        for name, value in raw.items():
-            steps = torch.full((T,), value, dtype=dtype)
+            given = CONFIDENCE * self.classes.clone()
+            self.y_raw = nn.Parameter(given if begun is None else begun.y.clamp(min=LEAST).log().to(dtype))
+        for name, steps in self._raw_step_sizes(begun).items():
             if config.learn_step_sizes:
-                self.register_parameter(name, nn.Parameter(steps))
+                self.register_parameter(name, nn.Parameter(steps.to(dtype)))
             else:
-                self.register_buffer(name, steps, persistent=False)
+                self.register_buffer(name, steps.to(dtype), persistent=False)
 
-    def _start(self, rng: torch.Generator) -> Tensor:
-        """The images that learned pixels begin as, (T, B, C, H, W). ValueError where a curriculum does not
-        fit."""
+    def _begun(self) -> Curriculum | None:
+        """The curriculum that this teacher begins as; ValueError where it does not fit."""
         source = self.config.start
-        if source == "real":
-            assert self.real is not None
-            return self._real_images(self.real, rng)
+        if source in ("", "real"):
+            return None
         curriculum = load_curriculum(source)
         given = tuple(curriculum.x.shape)
         wanted = (*self.classes.shape[:2], *self.image_shape)
-        if given != wanted or not curriculum.y.argmax(-1).equal(self.classes.argmax(-1)):
+        in_order = self.config.labels == "learned" or curriculum.y.argmax(-1).equal(self.classes.argmax(-1))
+        if given != wanted or curriculum.y.shape != self.classes.shape or not in_order:
             raise ValueError(
                 f"the curriculum {source!r} holds {given} images, and this teacher makes {wanted}, image i "
                 f"of class i mod {self.n_classes} in every batch; set inner_steps, batch_size and the data "
-                "set to those of the curriculum"
+                "set to those of the curriculum, or labels to learned"
             )
-        return curriculum.x
+        if self.config.start_lr_scale and curriculum.optimizer != self.config.optimizer:
+            raise ValueError(
+                f"the step sizes of {source!r} are those of {curriculum.optimizer}, and the optimizer is "
+                f"{self.config.optimizer}; set optimizer to {curriculum.optimizer}, or start_lr_scale to 0"
+            )
+        return curriculum
 
-    def _real_images(self, real: Split, rng: torch.Generator) -> Tensor:
+    def _raw_step_sizes(self, begun: Curriculum | None) -> dict[str, Tensor]:
+        """What lr and momentum of each step begin as, (T,), before they are squashed into their ranges."""
+        T = self.config.inner_steps
+        lo, hi = LR_RANGE
+        lr = torch.full((T,), self.config.lr, dtype=torch.float64)
+        momentum = torch.full((T,), self.config.momentum, dtype=torch.float64)
+        if begun is not None and self.config.start_lr_scale:
+            lr = (self.config.start_lr_scale * begun.lr.double()).clamp(2 * lo, hi / 2)
+            momentum = begun.momentum.double().clamp(0.001, MOMENTUM_MAX - 0.001)
+        return {
+            "lr_raw": torch.logit((lr / lo).log() / math.log(hi / lo)),
+            "momentum_raw": torch.logit(momentum / MOMENTUM_MAX),
+        }
+
+    def _real_images(self, rng: torch.Generator) -> Tensor:
         """Real images, image by image of the curriculum's classes, (T, B, C, H, W): each once before any
         twice. ValueError for a class without any."""
+        real = self.real
+        assert real is not None
         labels = self.classes.argmax(-1).flatten()
         x = real.x.new_zeros(len(labels), *self.image_shape)
         for k in range(self.n_classes):
@@ -295,10 +322,6 @@ class Teacher(nn.Module):
         return noise if self.config.z == "random" else self.z + self.z_log_scale.exp() * noise
 
 
-def _raw(x: Tensor) -> Tensor:
+def _raw_pixels(x: Tensor) -> Tensor:
     """The learned pixels that are shown as ``x``, or, where that is out of their range, near it."""
     return torch.atanh((x / 2).clamp(-START_MAX, START_MAX))
-
-
-def _logit(fraction: float) -> float:
-    return math.log(fraction / (1 - fraction))

@@ -249,6 +249,28 @@ def test_learned_pixels_can_begin_as_a_curriculum() -> None:
         TeacherConfig(start="digits-10")
 
 
+def test_a_teacher_can_begin_as_a_whole_curriculum_its_learning_rates_scaled() -> None:
+    shipped = load_curriculum("digits-any")
+    T, B = shipped.x.shape[:2]
+    config = TeacherConfig(
+        inner_steps=T, batch_size=B, images="pixels", start="digits-any", labels="learned", optimizer="muadam"
+    )
+    constant = Teacher(config, (1, 8, 8), 10, 0)()
+    assert (constant.y - shipped.y).abs().max() < 2e-3
+    torch.testing.assert_close(constant.lr, torch.full((T,), config.lr), rtol=1e-4, atol=0)
+    whole = Teacher(dataclasses.replace(config, start_lr_scale=0.5), (1, 8, 8), 10, 0)()
+    torch.testing.assert_close(whole.lr, shipped.lr / 2, rtol=1e-4, atol=0)
+    torch.testing.assert_close(whole.momentum, shipped.momentum.clamp(0.001, 0.989), rtol=1e-4, atol=1e-6)
+    assert whole.x.equal(constant.x)
+    with pytest.raises(
+        ValueError, match="those of muadam, and the optimizer is sgd; set optimizer to muadam"
+    ):
+        Teacher(dataclasses.replace(config, optimizer="sgd", start_lr_scale=0.5), (1, 8, 8), 10, 0)
+    for start in ("", "real"):
+        with pytest.raises(ValueError, match=r"of the curriculum that start names; given 0.5"):
+            dataclasses.replace(config, start=start, start_lr_scale=0.5)
+
+
 def test_learned_pixels_can_begin_as_real_images_of_their_classes() -> None:
     digits = data.load("digits")
     config = TeacherConfig(inner_steps=3, batch_size=20, images="pixels", start="real")
