@@ -121,7 +121,8 @@ def rank(
         for settings, _ in parts(name, estimators).values():
             make(name, settings, space, data, config.seed, UNTUNED)
     taught = {"gtn", "gtn-real"} & set(config.estimators)
-    met = pool_of(load_curriculum(estimators.curriculum)) if taught else ()
+    pools = [pool_of(load_curriculum(name)) for name in estimators.curricula] if taught else []
+    met = frozenset().union(*pools)
     archs = draw(truth, config.networks, config.seed, without=met)
     with claimed(folder):
         return _rank(
@@ -184,7 +185,7 @@ def _rank(
     result = compare(rows, columns, config.vote, config.bootstrap, config.seed)
     result |= {"archs": archs, "truth": truth_name, "score": estimators.score, "config": to_dict(config)}
     _combine(config, rows, result, space)
-    result |= _repaid(estimators.curriculum, result)
+    result |= _repaid(estimators.curricula, result)
     write_json(folder / "rank.json", result)
     report.write(folder)
     return result
@@ -213,14 +214,16 @@ def _combine(config: RankConfig, rows: list[dict[str, Any]], result: dict[str, A
         )  # fmt: skip
 
 
-def _repaid(curriculum: str, result: dict[str, Any]) -> dict[str, Any]:
-    """What the meta-training took, where the curriculum is a run's folder, and after how many networks that
+def _repaid(curricula: tuple[str, ...], result: dict[str, Any]) -> dict[str, Any]:
+    """What the meta-training took, where the curricula are runs' folders, and after how many networks that
     is less than what real trainings take longer than taught ones; None: never."""
-    path = Path(curriculum).expanduser() / "result.json"
+    paths = [Path(name).expanduser() / "result.json" for name in curricula]
     columns = [column for column in map(column_of, result["columns"]) if column is not None]
     taught = [c for c in columns if (c.arm, c.score) == ("gtn", result["score"])]
-    spent = read_json(path).get("seconds") if curriculum and taught and path.exists() else None
-    if spent is None:
+    if not (paths and taught and all(path.exists() for path in paths)):
+        return {}
+    spent = sum(read_json(path).get("seconds", math.nan) for path in paths)
+    if not math.isfinite(spent):
         return {}
     mine = max(taught, key=lambda c: c.steps)
     theirs = [str(c) for c in columns if c.arm == "real" and c.score == mine.score and c.steps >= mine.steps]

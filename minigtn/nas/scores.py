@@ -6,7 +6,7 @@ higher is better.
 
 | name | what it is | source |
 | --- | --- | --- |
-| gtn | a training on the curriculum, its step sizes scaled as tuned | Such et al. 2019 (1912.07768) |
+| gtn | a training on the curriculum, its step sizes scaled as tuned; of several, the mean | 1912.07768 |
 | real | a training on real data: tuned steps that fall to nothing along a cosine | |
 | real-constant | the same with constant steps, tuned for its end | |
 | gtn-real | the curriculum as it is, then real as above, tuned for that start | |
@@ -32,7 +32,7 @@ import numpy as np
 from minigtn.data.datasets import Dataset, averaged
 from minigtn.nas.candidate import Candidate, Estimator, stopwatch
 from minigtn.nas.parallel import score_all
-from minigtn.nas.trainings import RealTraining, TaughtTraining
+from minigtn.nas.trainings import MeanOf, RealTraining, TaughtTraining
 from minigtn.nas.zero_cost import ZeroCost
 from minigtn.networks.spaces import SPACES, Space
 from minigtn.runs.progress import progress_bar
@@ -58,6 +58,9 @@ class EstimatorConfig(Fidelity):
     curriculum: str = ""
     """For gtn and gtn-real: a run's folder, a curriculum file, or the name of one that comes with the
     package."""
+    more_curricula: tuple[str, ...] = ()
+    """For gtn: further ones, with as many steps. A network is trained by each of them, from other initial
+    weights, and its score is the mean: less noise, at the cost of a training each."""
     real_steps: int = 0
     """Steps of real data; 0: as many as gtn."""
     batch_size: int = 0
@@ -81,6 +84,8 @@ class EstimatorConfig(Fidelity):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.more_curricula and not self.curriculum:
+            raise ValueError("more_curricula are given beside a first one: name it as curriculum")
         at_least(self, real_steps=0, batch_size=0, valid_batch=1, probe_images=2, tuning_networks=1)
         if not all(k >= 1 for k in self.read_at):
             raise ValueError(f"read_at holds numbers of steps, from 1, but they are {self.read_at}")
@@ -93,6 +98,11 @@ class EstimatorConfig(Fidelity):
             raise ValueError(
                 f"real_momenta must be numbers in [0, 1), at least one, but they are {self.real_momenta}"
             )
+
+    @property
+    def curricula(self) -> tuple[str, ...]:
+        """The names of all of them."""
+        return (self.curriculum, *self.more_curricula) if self.curriculum else ()
 
     @property
     def read_for(self) -> ScoreName:
@@ -113,19 +123,22 @@ def at_fidelity(
 
     ValueError, in one sentence, where the curriculum was made for something else.
     """
-    theirs = UNSET
-    met = ""
-    if config.curriculum:
+    settled = config
+    for name in config.curricula:
+        met = ""
+        theirs = UNSET
         with suppress(FileNotFoundError):  # real data can be scored before there is a curriculum
-            met, theirs = made_for(load_curriculum(config.curriculum))
-    if met and space_name not in ("", met):
-        raise ValueError(
-            f"the curriculum {config.curriculum} was made for networks of {met}, and the space is "
-            f"{space_name}; leave the space out, or give a curriculum made for it"
-        )
-    settled = replace(config, **agreed(config, theirs, config.curriculum))
+            met, theirs = made_for(load_curriculum(name))
+        if met and space_name not in ("", met):
+            raise ValueError(
+                f"the curriculum {name} was made for networks of {met}, and the space is {space_name}; leave "
+                "the space out, or give a curriculum made for it"
+            )
+        space_name = space_name or met
+        settled = replace(settled, **agreed(settled, theirs, name))
+    settled = replace(settled, **agreed(settled, UNSET, ""))
     if space is None:
-        space = settled.space(space_name or met or next(iter(SPACES)))
+        space = settled.space(space_name or next(iter(SPACES)))
     data = averaged(data, settled.image_size)
     settled = replace(
         spelled_out(settled, space),
@@ -177,11 +190,12 @@ def make(
     if name in FREE:
         return ZeroCost(name, config.probe_images)  # type: ignore[arg-type]
     if name == "gtn":
-        curriculum = _curriculum_for(config, data)
-        at = config.readings(len(curriculum.x)) if curve else ()
-        taught = TaughtTraining(curriculum, at, config.read_for)
+        taught = tuple(
+            TaughtTraining(c, config.readings(len(c.x)) if curve else (), config.read_for)
+            for c in _curricula_for(config, data)
+        )
         if config.lr_scales == (1.0,):
-            return taught
+            return _scaled(taught, 1.0)
         scales = [({"lr_scale": scale}, _scaled(taught, scale)) for scale in config.lr_scales]
         tuning = tune(scales, config, space, data, seed, workers) if tuning is None else tuning
         return replace(_scaled(taught, tuning["lr_scale"]), tuning=tuning)
@@ -189,7 +203,7 @@ def make(
     at = config.readings(steps) if curve else ()
     real = RealTraining(steps, batch_size, 0.0, 0.0, name != "real-constant", at, config.read_for)
     if name == "gtn-real":
-        real = replace(real, curriculum=_curriculum_for(config, data))
+        real = replace(real, curriculum=_curricula_for(config, data)[0])
     grid = itertools.product(config.real_lrs, config.real_momenta)
     candidates = [
         ({"lr": lr, "momentum": momentum}, replace(real, lr=lr, momentum=momentum)) for lr, momentum in grid
@@ -213,7 +227,7 @@ def tune(
     archs = [space.sample(seed_for(seed, Purpose.TUNED_NETWORKS, i)) for i in range(config.tuning_networks)]
     images = config.valid_images or VALID_IMAGES
     networks = [Candidate(arch, space, data, seed, images, config.valid_batch) for arch in archs]
-    tasks = [(network, replace(estimator, read_at=())) for _, estimator in candidates for network in networks]
+    tasks = [(network, _at_the_end(estimator)) for _, estimator in candidates for network in networks]
     values = np.zeros(len(tasks))
     for i, scores in progress_bar(
         score_all(tasks, workers), desc=f"tune {column}", unit="network", total=len(tasks), leave=False
@@ -251,30 +265,42 @@ def real_size(name: str, config: EstimatorConfig) -> tuple[int, int]:
     return steps, batch_size
 
 
-def _curriculum_for(config: EstimatorConfig, data: Dataset) -> Curriculum:
-    """The curriculum's first steps. ValueError where there is none, or one that does not fit."""
+def _curricula_for(config: EstimatorConfig, data: Dataset) -> list[Curriculum]:
+    """The first steps of the curricula. ValueError where there is none, or one that does not fit."""
     if not config.curriculum:
         raise ValueError(
             "gtn and gtn-real need a curriculum: a run's folder, a curriculum file, or the name of one that "
             "comes with the package"
         )
-    curriculum = load_curriculum(config.curriculum)
+    return [_first_steps(name, config, data) for name in config.curricula]
+
+
+def _first_steps(name: str, config: EstimatorConfig, data: Dataset) -> Curriculum:
+    curriculum = load_curriculum(name)
     T = len(curriculum.x)
     shape = tuple(curriculum.x.shape[2:])
     classes = len(curriculum.class_names)
     if (shape, classes) != (data.image_shape, data.n_classes):
         raise ValueError(
-            f"the curriculum teaches {classes} classes of {shape} images, but {data.name} has "
+            f"the curriculum {name} teaches {classes} classes of {shape} images, but {data.name} has "
             f"{data.n_classes} of {data.image_shape}; give a curriculum made for these data"
         )
-    if config.steps > T:
+    k = config.steps or len(load_curriculum(config.curriculum).x)
+    if k > T:
         raise ValueError(
-            f"the curriculum has {T} steps, so gtn cannot take {config.steps}; give at most {T}, or 0 for all"
+            f"the curriculum {name} has {T} steps, so gtn cannot take {k}; set steps to at most {T}"
         )
-    k = config.steps or T
-    first = {name: getattr(curriculum, name)[:k].clone() for name in ("x", "y", "lr", "momentum")}
+    first = {part: getattr(curriculum, part)[:k].clone() for part in ("x", "y", "lr", "momentum")}
     return replace(curriculum, **first)
 
 
-def _scaled(taught: TaughtTraining, scale: float) -> TaughtTraining:
-    return replace(taught, curriculum=replace(taught.curriculum, lr=scale * taught.curriculum.lr))
+def _scaled(taught: tuple[TaughtTraining, ...], scale: float) -> TaughtTraining | MeanOf:
+    parts = tuple(replace(t, curriculum=replace(t.curriculum, lr=scale * t.curriculum.lr)) for t in taught)
+    return parts[0] if len(parts) == 1 else MeanOf(parts)
+
+
+def _at_the_end(estimator: Any) -> Any:
+    """The same, read after its last step alone."""
+    if isinstance(estimator, MeanOf):
+        return replace(estimator, parts=tuple(replace(part, read_at=()) for part in estimator.parts))
+    return replace(estimator, read_at=())

@@ -15,7 +15,7 @@ import itertools
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, get_args
 
 import torch
@@ -130,6 +130,32 @@ class RealTraining:
                 optimizer.step()
                 reader.after_step(t + 1)
             return reader.scores(torch.stack(losses).tolist())
+
+
+@dataclass(frozen=True)
+class MeanOf:
+    """The mean of what several estimators say, which fill the same columns; each of them is given the network
+    with other initial weights. What one training by one curriculum says is noisy, and curricula err
+    independently. Seconds are sums; a score is not finite where one of them is not."""
+
+    parts: tuple[TaughtTraining, ...]
+    tuning: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return self.parts[0].columns
+
+    def score(self, network: Candidate) -> dict[str, Score]:
+        n = len(self.parts)
+        found = [
+            part.score(replace(network, repeat=network.repeat * n + i)) for i, part in enumerate(self.parts)
+        ]
+        return {
+            name: Score(
+                sum(scores[name].value for scores in found) / n, sum(scores[name].seconds for scores in found)
+            )
+            for name in self.columns
+        }
 
 
 def _teach(

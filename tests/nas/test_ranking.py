@@ -259,14 +259,16 @@ def test_meta_training_is_repaid_by_what_real_trainings_take_longer(tmp_path):
     }
     columns = {name: {"seconds": {"mean": mean}} for name, mean in seconds.items()}
     result = {"columns": columns, "score": "loss"}
-    assert ranking._repaid(str(tmp_path), result) == {}  # no result of a run
+    assert ranking._repaid((str(tmp_path),), result) == {}  # no result of a run
     (tmp_path / "result.json").write_text('{"seconds": 100.0}')
-    about = ranking._repaid(str(tmp_path), result)["meta_training"]
+    about = ranking._repaid((str(tmp_path),), result)["meta_training"]
     assert about == {"seconds": 100.0, "repaid": {"real-4-loss": None, "real-64-loss": 13}}
+    twice = ranking._repaid((str(tmp_path), str(tmp_path)), result)["meta_training"]
+    assert twice == {"seconds": 200.0, "repaid": {"real-4-loss": None, "real-64-loss": 25}}
     words = report._repaid(about)
     assert "took 100 s; beside real-4-loss never, real-64-loss after 13 networks that is repaid" in words
-    assert ranking._repaid(str(tmp_path), {"columns": {"flops": {}}, "score": "loss"}) == {}
-    assert ranking._repaid("", result) == {}
+    assert ranking._repaid((str(tmp_path),), {"columns": {"flops": {}}, "score": "loss"}) == {}
+    assert ranking._repaid((), result) == {}
 
 
 def test_without_what_a_predictor_takes_it_is_said(table, tmp_path):

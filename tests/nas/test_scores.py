@@ -11,7 +11,7 @@ from torch import nn
 import minigtn
 from minigtn import data
 from minigtn.nas.candidate import Candidate
-from minigtn.nas.scores import EstimatorConfig, make, parts
+from minigtn.nas.scores import EstimatorConfig, at_fidelity, make, parts
 from minigtn.nas.trainings import RealTraining
 from minigtn.nas.zero_cost import ZeroCost
 from tiny_space import TinySpace
@@ -279,6 +279,34 @@ def test_sizes_come_from_the_space():
     assert score("flops") == SPACE.flops("0120")
 
 
+def test_several_curricula_give_the_mean_of_their_trainings_from_weights_of_their_own():
+    first, second = (replace(CONFIG, curriculum=name) for name in ("digits-10", "digits-any"))
+    both = make("gtn", replace(first, more_curricula=("digits-any",)), SPACE, DIGITS, 0, curve=True)
+    assert both.columns == make("gtn", first, SPACE, DIGITS, 0, curve=True).columns
+    for repeat in (0, 3):
+        alone = [
+            make("gtn", config, SPACE, DIGITS, 0, curve=True).score(network(repeat=2 * repeat + i))
+            for i, config in enumerate((first, second))
+        ]
+        for name, found in both.score(network(repeat=repeat)).items():
+            assert found.value == pytest.approx((alone[0][name].value + alone[1][name].value) / 2)
+            assert found.seconds > max(scores[name].seconds for scores in alone) / 2
+    scaled = replace(first, more_curricula=("digits-any",), lr_scales=(0.1, 1e4))
+    tuned = make("gtn", scaled, SPACE, DIGITS, 0)
+    assert tuned.tuning["lr_scale"] == 0.1
+    for part, config in zip(tuned.parts, (first, second), strict=True):
+        learned = make("gtn", config, SPACE, DIGITS, 0).curriculum.lr
+        assert part.curriculum.lr.equal(0.1 * learned)
+    with pytest.raises(ValueError, match="given beside a first one"):
+        EstimatorConfig(more_curricula=("digits-10",))
+    with pytest.raises(
+        ValueError, match=r"the curriculum mnist-16 teaches 10 classes of \(1, 28, 28\) images"
+    ):
+        make("gtn", replace(CONFIG, more_curricula=("mnist-16",)), SPACE, DIGITS, 0)
+    with pytest.raises(ValueError, match="mnist-16 was made for image-size 28, and 8 was given"):
+        at_fidelity(replace(CONFIG, more_curricula=("mnist-16",)), "", DIGITS, SPACE)
+
+
 def test_tuning_takes_the_best_by_validation_and_says_what_it_cost():
     config = replace(CONFIG, real_lrs=(1e-6, 0.3, 1e30), tuning_networks=2)
     real = make("real", config, SPACE, DIGITS, 0)
@@ -333,7 +361,7 @@ def test_the_curriculums_learning_rates_are_scaled_as_validation_says():
         ("vote", {}, "there is no estimator 'vote'"),
         ("gtn", {"curriculum": ""}, "gtn and gtn-real need a curriculum"),
         ("gtn-real", {"curriculum": "", "batch_size": 2}, "gtn and gtn-real need a curriculum"),
-        ("gtn", {"steps": 11}, "the curriculum has 10 steps, so gtn cannot take 11"),
+        ("gtn", {"steps": 11}, "the curriculum digits-10 has 10 steps, so gtn cannot take 11"),
         ("gtn", {"curriculum": "mnist-16"}, "give a curriculum made for these data|no curriculum file"),
         ("real", {"curriculum": "", "steps": 0}, "real needs a number of steps and a batch size"),
         ("real", {"real_momenta": (1.0,)}, "real_momenta must be"),
