@@ -286,32 +286,32 @@ class RunConfig:
         )
 
 
-def _teacher_of_a_space(space: str, fidelity: Fidelity, inner_steps: int, outer_steps: int) -> RunConfig:
-    """A teacher for ranking networks of a search space on two CPU cores: taught by a fixed pool of them, to
-    bring them far and to put them in order. It begins with real images and with the steps that real data were
-    best with, so that its networks learn from the first outer step on. Validations and judgements take
-    networks outside of the pool; the last teacher is the result, since the one that brings networks furthest
-    need not rank best."""
+def _teacher_of_a_space(space: str, fidelity: Fidelity) -> RunConfig:
+    """A teacher for ranking networks of a search space on two CPU cores: it begins as the curriculum
+    cifar10-any, with a quarter of its learning rates, and goes on with a fixed pool of the space's networks,
+    to bring them far and to put them in order. Validations and judgements take networks outside of the pool;
+    the last teacher is the result, since the one that brings networks furthest need not rank best."""
     return RunConfig(
         dataset="cifar10",
         learner=LearnerConfig(channels=(16, 32), hidden=(), global_pool=True, norm="batch", pool="average"),
         teacher=TeacherConfig(
-            inner_steps=inner_steps,
-            batch_size=64,
+            inner_steps=16,
+            batch_size=32,
             images="pixels",
-            start="real",
+            start="cifar10-any",
+            start_lr_scale=0.25,
             labels="learned",
-            lr=0.1,
-            momentum=0.9,
+            optimizer="muadam",
         ),
         meta=MetaConfig(
-            outer_steps=outer_steps,
+            outer_steps=60,
             lr=0.01,
-            real_batch=64,
-            readout_every=inner_steps // 4,
+            real_batch=128,
+            readout_every=16,
             learners=4,
             sample_learners=space,  # type: ignore[arg-type]
             sample_pool=48,
+            clip_learner=1.0,
             rank_weight=0.5,
             valid_every=0,
             checkpoint_every=10,
@@ -433,10 +433,10 @@ PRESETS: dict[str, RunConfig] = {
         "cifar10", (16, 32), inner_steps=16, lr=0.01, fidelity=Fidelity(image_size=16)
     ),
     "nas-201-cpu": _teacher_of_a_space(
-        "nas-bench-201", Fidelity(channels=8, cells=1, image_size=16, valid_images=1000), 32, 600
+        "nas-bench-201", Fidelity(channels=8, cells=1, image_size=16, valid_images=1000)
     ),
     "nas-macro-cpu": _teacher_of_a_space(
-        "nas-bench-macro", Fidelity(channels=8, image_size=16, valid_images=1000), 16, 600
+        "nas-bench-macro", Fidelity(channels=8, image_size=16, valid_images=1000)
     ),
     "cifar10-paper": RunConfig(
         dataset="cifar10",

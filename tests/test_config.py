@@ -13,6 +13,7 @@ from minigtn.config import PRESETS, EvaluationConfig, MetaConfig, RunConfig
 from minigtn.data import Split
 from minigtn.networks.learners import Learner
 from minigtn.runs.settings import from_dict, to_dict
+from minigtn.teaching.curriculum import load_curriculum
 from minigtn.teaching.teacher import Teacher
 from tiny import TINY, tiny
 
@@ -24,6 +25,14 @@ EVERY_PRESET = pytest.mark.parametrize("config", PRESETS.values(), ids=PRESETS)
 def test_preset_builds_its_learner_and_teacher(config: RunConfig) -> None:
     shape = SHAPES[config.dataset]
     learner = Learner(config.learner, shape, 10)
+    if config.teacher.start not in ("", "real"):
+        begun = load_curriculum(config.teacher.start)
+        x, y, lr, momentum, _ = Teacher(config.teacher, tuple(begun.x.shape[2:]), 10, 0)()
+        assert x.shape == begun.x.shape
+        assert begun.x.shape[-1] == config.fidelity.image_size
+        torch.testing.assert_close(lr, config.teacher.start_lr_scale * begun.lr, rtol=1e-4, atol=0)
+        assert learner(learner.init(0), x[0]).shape == y[0].shape
+        return
     small = dataclasses.replace(config.teacher, inner_steps=1, batch_size=4)
     real = Split(torch.randn(20, *shape), torch.arange(20) % 10)
     x, _, lr, momentum, _ = Teacher(small, shape, 10, 0, real=real)()

@@ -224,12 +224,16 @@ class Teacher(nn.Module):
         curriculum = load_curriculum(source)
         given = tuple(curriculum.x.shape)
         wanted = (*self.classes.shape[:2], *self.image_shape)
-        in_order = self.config.labels == "learned" or curriculum.y.argmax(-1).equal(self.classes.argmax(-1))
-        if given != wanted or curriculum.y.shape != self.classes.shape or not in_order:
+        if given != wanted or curriculum.y.shape != self.classes.shape:
             raise ValueError(
-                f"the curriculum {source!r} holds {given} images, and this teacher makes {wanted}, image i "
-                f"of class i mod {self.n_classes} in every batch; set inner_steps, batch_size and the data "
-                "set to those of the curriculum, or labels to learned"
+                f"the curriculum {source!r} holds {given} images, and this teacher makes {wanted}; set "
+                "inner_steps, batch_size and the data set to those of the curriculum"
+            )
+        in_order = curriculum.y.argmax(-1).equal(self.classes.argmax(-1))
+        if not in_order and self.config.labels == "fixed":
+            raise ValueError(
+                f"image i of {source!r} is not of class i mod {self.n_classes} in every batch, as here; set "
+                "labels to 'learned'"
             )
         if self.config.start_lr_scale and curriculum.optimizer != self.config.optimizer:
             raise ValueError(
