@@ -3,9 +3,10 @@
     python benchmarks/curricula_together.py FOLDER FOLDER ... --out FILE.json
 
 The folders are rankings of the same networks (`minigtn nas rank`), each by one curriculum of another outer
-seed, from the same initial weights. For each number k of curricula: Spearman of the mean reading, the mean over
-all choices of k, their range, a 95 % interval (bootstrap over networks), and paired differences from FLOPs, the
-vote of the free scores, and real trainings, which the first folder has. The same for the vote with that mean.
+seed, from the same initial weights. For each number k of curricula: Spearman of the mean reading, the mean
+over all choices of k, their range, a 95 % interval (bootstrap over networks), and paired differences from
+FLOPs, the vote of the free scores, and real trainings, which the first folder has. The same for the vote with
+that mean.
 """
 
 from __future__ import annotations
