@@ -2,17 +2,20 @@
 measured."""
 
 import dataclasses
+import json
 import math
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import any_network
+import curricula_together
 import jax_peer
 import measuring
 import never_ruined
@@ -195,3 +198,37 @@ def test_never_ruined_wants_a_refused_network_as_it_was(monkeypatch, change, out
 
     monkeypatch.setattr(never_ruined, "teach", refuse)
     assert never_ruined.outcome(module, None, "auto") == outcome
+
+
+def test_curricula_that_err_independently_are_better_together(tmp_path, monkeypatch, capsys):
+    """Three readings of truth and noise: every choice is taken, the mean of all is better than each, and what
+    is compared is in the file."""
+    rng = np.random.default_rng(0)
+    truth = rng.normal(size=60)
+    for folder in ("a", "b", "c"):
+        lines = []
+        for arch, t in enumerate(truth):
+            noisy = t + 1.5 * rng.normal(size=4)
+            names = ("gtn-4-loss", "flops", "synflow", "naswot")
+            scores = dict(zip(names, noisy, strict=True)) | {"gtn-2-loss": 0.0, "real-9-loss": t}
+            seconds = dict.fromkeys(scores, 1.0)
+            lines.append({"arch": str(arch), "repeat": 0, "truth": t, "scores": scores, "seconds": seconds})
+        (tmp_path / folder).mkdir()
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (tmp_path / folder / "scores.jsonl").write_text(text)
+    out = tmp_path / "out.json"
+    folders = [str(tmp_path / folder) for folder in "abc"]
+    monkeypatch.setattr(
+        "sys.argv", ["curricula_together.py", *folders, "--out", str(out), "--bootstrap", "50"]
+    )
+    curricula_together.main()
+    found = read_json(out)
+    together = found["together"]
+    assert found["column"] == "gtn-4-loss"
+    assert [together[f"taught {k}"]["choices"] for k in (1, 2, 3)] == [3, 3, 1]
+    assert together["taught 3"]["value"] > max(together["taught 1"]["each"])
+    assert together["taught 2"]["value"] == pytest.approx(np.mean(together["taught 2"]["each"]), abs=1e-3)
+    assert together["taught 3"]["minus"]["real-9-loss"]["high"] < 0  # the truth itself
+    assert together["vote-taught 3"]["minus"]["vote"]["low"] > 0
+    assert found["alone"]["real-9-loss"]["value"] == 1.0
+    assert "taught 3" in capsys.readouterr().out
