@@ -47,6 +47,8 @@ POPULATION = 10
 TOURNAMENT = 3
 KEPT = 3
 """One in so many goes on to the next longer training."""
+RIVALS = ("random", "evolution", "flops")
+"""Strategies without a curriculum that all others are compared with, search by search."""
 
 
 @dataclass(frozen=True)
@@ -96,8 +98,9 @@ def replay(
     seed: int,
     fitted: int,
 ) -> dict[str, Any]:
-    """What each strategy finds in the table, by budget: mean and standard deviation over the searches, and
-    the regret, the best truth among the search's networks minus that of the one found.
+    """What each strategy finds in the table, by budget: mean and standard deviation over the searches, of the
+    regret, too, the best truth among the search's networks minus that of the one found, and of the difference
+    from what the ``RIVALS`` find in the same searches.
 
     ``budgets`` in seconds; none: those of ``TRAININGS``. Cost: about a second.
     """
@@ -130,18 +133,28 @@ def replay(
 def _found(
     everything: Seen, truth: Array, halves: list[Index], budget: float, seed: int
 ) -> dict[str, dict[str, Any]]:
-    result = {}
+    best = [float(truth[half].max()) for half in halves]
+    found: dict[str, list[float | None]] = {}
     for name, strategy in strategies(everything).items():
-        found = []
-        regrets = []
+        found[name] = []
         for search, half in enumerate(halves):
             rng = np.random.default_rng(seed_for(seed_for(seed, Purpose.REPLAY, search), Purpose.REPLAY, 1))
             choice = strategy(everything.part(half), budget, rng)
-            if choice is not None:
-                found.append(truth[half][choice])
-                regrets.append(truth[half].max() - found[-1])
-        result[name] = {"found": _spread(found), "regret": _spread(regrets), "searches": len(found)}
-    return result
+            found[name].append(None if choice is None else float(truth[half][choice]))
+    return {
+        name: {
+            "found": _spread([value for value in mine if value is not None]),
+            "regret": _spread(_differences(best, mine)),
+            "searches": sum(value is not None for value in mine),
+            "minus": {r: _spread(_differences(mine, found[r])) for r in RIVALS if r in found and r != name},
+        }
+        for name, mine in found.items()
+    }
+
+
+def _differences(a: Sequence[float | None], b: Sequence[float | None]) -> list[float]:
+    """Search by search, of those in which both found something."""
+    return [x - y for x, y in zip(a, b, strict=True) if x is not None and y is not None]
 
 
 def _spread(values: Sequence[float]) -> dict[str, float | None]:

@@ -55,6 +55,9 @@ def test_what_each_finds_is_known():
     assert by["flops"] == pytest.approx(result["taught"]["found"]["mean"] - result["flops"]["found"]["mean"])
     assert by["flops"] > 70  # the smallest
     assert 1 < by["random"] < 20  # the best of ten in 41
+    ahead = result["taught"]["minus"]["random"]["mean"]
+    assert ahead == pytest.approx(by["random"] - by["taught"])
+    assert set(result["random"]["minus"]) == {"evolution", "flops"}
     assert by["vote"] > by["random"]
     json.dumps(result, allow_nan=False)
 
@@ -62,9 +65,9 @@ def test_what_each_finds_is_known():
 def test_a_budget_is_kept():
     taken = rows()
     assert regret(found(taken, 10.0))["random"] > 20  # one network, at random
-    assert found(taken, 9.9)["random"] == {
-        "found": {"mean": None, "std": None}, "regret": {"mean": None, "std": None}, "searches": 0
-    }  # fmt: skip
+    nothing = found(taken, 9.9)["random"]
+    assert nothing["found"] == nothing["regret"] == nothing["minus"]["flops"] == {"mean": None, "std": None}
+    assert nothing["searches"] == 0
     assert regret(found(taken, 1000.0))["random"] == 0
     assert found(taken, 79.0)["predictor"]["searches"] == 0  # eight real trainings are 80 s
     assert found(taken, 90.0)["predictor"]["searches"] == 12
