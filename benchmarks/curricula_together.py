@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from minigtn.nas.statistics import Array, measures, ranks, resamples
+from minigtn.nas.statistics import Array, joined, measures, resamples
 from minigtn.nas.tables import read_scores
 from minigtn.nas.trainings import column_of
 
@@ -43,16 +43,17 @@ def main() -> None:
     readings = [_column(table, archs, str(taught)) for table in tables]
     rivals = {name: _column(tables[0], archs, name) for name in VOTE}
     rivals |= {str(c): _column(tables[0], archs, str(c)) for c in columns if c.arm == "real"}
-    vote = np.mean([ranks(rivals[name]) for name in VOTE], axis=0)
+    free = {name: rivals[name] for name in VOTE}
     counts = resamples(len(archs), args.bootstrap, 0)
-    beside = {name: _spearman(scores, truth, counts) for name, scores in {**rivals, "vote": vote}.items()}
+    beside = {
+        name: _spearman(scores, truth, counts) for name, scores in {**rivals, "vote": joined(free)}.items()
+    }
     result: dict[str, Any] = {"networks": len(archs), "column": str(taught), "alone": {}, "together": {}}
     result["alone"] = {name: _interval(found) for name, found in beside.items()}
     for k in range(1, len(readings) + 1):
         means = [np.mean(chosen, axis=0) for chosen in itertools.combinations(readings, k)]
-        voted = [np.mean([*(ranks(rivals[name]) for name in VOTE), ranks(mean)], axis=0) for mean in means]
-        heavy = [np.mean([vote, ranks(mean)], axis=0) for mean in means]
-        for name, scores in (("taught", means), ("vote-taught", voted), ("half vote", heavy)):
+        both = [joined({**free, str(taught): mean}) for mean in means]
+        for name, scores in (("taught", means), ("vote-taught", both)):
             found = [_spearman(score, truth, counts) for score in scores]
             mean = np.mean(found, axis=0)
             about = {"choices": len(found), "each": [round(float(f[0]), 3) for f in found], **_interval(mean)}

@@ -22,10 +22,11 @@ from minigtn.nas import predictor, report
 from minigtn.nas.candidate import Candidate, Estimator
 from minigtn.nas.parallel import score_all
 from minigtn.nas.replay import replay
-from minigtn.nas.scores import FREE, UNTUNED, EstimatorConfig, at_fidelity, make, parts
+from minigtn.nas.scores import UNTUNED, EstimatorConfig, at_fidelity, make, parts
 from minigtn.nas.statistics import compare
 from minigtn.nas.tables import draw, read_scores, scored
 from minigtn.nas.trainings import column_of
+from minigtn.nas.zero_cost import FREE
 from minigtn.networks.spaces import Space
 from minigtn.networks.spaces.tables import read_table, truth_column
 from minigtn.runs.claim import claimed

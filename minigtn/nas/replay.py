@@ -14,7 +14,7 @@ differ from search to search, too.
 | halving | short real trainings of networks at random, longer ones of their better third, and so on |
 | flops, vote | the most FLOPs; the best mean rank of the free scores |
 | taught | the curriculum's last reading, of networks at random; the best of them |
-| vote-taught | the best mean rank of the free scores and that reading |
+| vote-taught | the best mean of the ranks by the vote and by that reading |
 | predictor | :mod:`minigtn.nas.predictor`, fitted on the real trainings of a few; the best prediction |
 | X, then real | half of it (predictor: what it needs) for X, then real trainings of its best; the best |
 | X, then halving | half of it for X, then halving that begins with its best |
@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 
 from minigtn.nas.predictor import Columns, Index, columns_of, features_of, fit
 from minigtn.nas.rungs import Look, goes_on, order
-from minigtn.nas.statistics import Array, ranks
+from minigtn.nas.statistics import Array, joined
 from minigtn.networks.spaces import Space
 from minigtn.runs.seeds import Purpose, seed_for
 
@@ -179,10 +179,10 @@ def strategies(seen: Seen) -> dict[str, Strategy]:
         result["taught"] = lambda seen, budget, rng: _best(seen, first, budget, rng)
         result |= _then("taught", first, columns)
     if columns.taught and seen.vote:
-        joined = (*seen.vote, *columns.taught[:1])
-        result["vote-taught"] = lambda seen, budget, rng: _best(seen, joined, budget, rng)
-        result |= _then("vote-taught", joined, columns)
-        result["vote-taught, asha"] = lambda seen, budget, rng: _asha(seen, joined, budget, rng)
+        both = (*seen.vote, *columns.taught[:1])
+        result["vote-taught"] = lambda seen, budget, rng: _best(seen, both, budget, rng)
+        result |= _then("vote-taught", both, columns)
+        result["vote-taught, asha"] = lambda seen, budget, rng: _asha(seen, both, budget, rng)
     for name, parts in (("predictor-free", columns.free), ("predictor", columns.all_features)):
         if not seen.fitted or (name == "predictor" and not columns.taught):
             continue
@@ -201,10 +201,10 @@ def _top(among: Index, scores: Array) -> int | None:
 
 
 def _joined(seen: Seen, names: Sequence[str], among: Index) -> Array:
-    """The mean rank of these columns ``among`` some networks, minus infinity for the others, (n,)."""
+    """These columns joined ``among`` some networks, minus infinity for the others, (n,)."""
     scores = np.full(len(seen.real), -np.inf)
     if len(among):
-        scores[among] = np.mean([ranks(seen.values[name][among]) for name in names], axis=0)
+        scores[among] = joined({name: seen.values[name][among] for name in names})
     return scores
 
 
@@ -213,7 +213,7 @@ def _random(seen: Seen, budget: float, rng: np.random.Generator) -> int | None:
 
 
 def _best(seen: Seen, names: Sequence[str], budget: float, rng: np.random.Generator) -> int | None:
-    """The best mean rank of these columns."""
+    """The best of these columns joined."""
     tried = _afford(rng.permutation(len(seen.real)), seen.cost(names), budget)
     return _top(tried, _joined(seen, names, tried))
 
@@ -272,11 +272,11 @@ def _asha(seen: Seen, names: Sequence[str], budget: float, rng: np.random.Genera
             look = [value if math.isfinite(value) else None for value in values]
             others = [climb[number] for climb in climbs[:-1] if len(climb) > number]
             climbs[-1].append(look)
-            if not goes_on(look, others, KEPT):
+            if not goes_on(look, others, rung, KEPT):
                 break
         if not climbs[-1]:
             break
-    return int(tried[np.argmax(order(climbs))]) if any(climbs) else None
+    return int(tried[np.argmax(order(climbs, rungs))]) if any(climbs) else None
 
 
 def _evolution(seen: Seen, budget: float, rng: np.random.Generator) -> int | None:

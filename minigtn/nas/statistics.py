@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from minigtn.nas.trainings import Column, column_of
+from minigtn.nas.zero_cost import FREE
 from minigtn.runs.seeds import Purpose, seed_for
 
 MEASURES = ("spearman", "kendall", "precision", "regret")
@@ -35,7 +36,7 @@ def compare(
     seconds = {column: np.array([row["seconds"][column] for row in rows]) for column in columns}
     made_of = votes(columns, vote)
     for name, parts in made_of.items():
-        values[name] = np.mean([ranks(values[column]) for column in parts], axis=0)
+        values[name] = joined({column: values[column] for column in parts})
         seconds[name] = np.sum([seconds[column] for column in parts], axis=0)
     better = np.sort(np.argsort(-truth, kind="stable")[: (len(rows) + 1) // 2])
     result: dict[str, Any] = {
@@ -72,8 +73,18 @@ def compare(
     }
 
 
+def joined(scores: Mapping[str, Array]) -> Array:
+    """Several scores (n,) by name as one, (n,): the mean rank of those that are free, and of those that take
+    a training, and of the two, where there are both, the mean rank again. Free scores say much the same, so
+    they count as one."""
+    kinds = [[v for name, v in scores.items() if (name in FREE) == free] for free in (True, False)]
+    each = [ranks(np.mean([ranks(v) for v in kind], axis=0)) for kind in kinds if kind]
+    mean: Array = np.mean(each, axis=0)
+    return mean
+
+
 def votes(columns: Sequence[str], vote: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """The columns whose mean ranks are columns of their own: vote, and vote-taught, which has the first
+    """The columns that are :func:`joined` into ones of their own: vote, and vote-taught, which has the first
     reading of a curriculum, too. Empty where a part of the vote is missing."""
     if not vote or not set(vote) <= set(columns):
         return {}

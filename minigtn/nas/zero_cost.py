@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from minigtn.nas.candidate import Candidate, Score, stopwatch
 
+FREE = ("params", "flops", "synflow", "naswot")
+
 
 @dataclass(frozen=True)
 class ZeroCost:
