@@ -43,16 +43,17 @@ def main() -> None:
     readings = [_column(table, archs, str(taught)) for table in tables]
     rivals = {name: _column(tables[0], archs, name) for name in VOTE}
     rivals |= {str(c): _column(tables[0], archs, str(c)) for c in columns if c.arm == "real"}
-    free = {name: rivals[name] for name in VOTE}
+    free = [rivals[name] for name in VOTE]
     counts = resamples(len(archs), args.bootstrap, 0)
     beside = {
-        name: _spearman(scores, truth, counts) for name, scores in {**rivals, "vote": joined(free)}.items()
+        name: _spearman(scores, truth, counts)
+        for name, scores in {**rivals, "vote": joined(free, [1] * len(VOTE))}.items()
     }
     result: dict[str, Any] = {"networks": len(archs), "column": str(taught), "alone": {}, "together": {}}
     result["alone"] = {name: _interval(found) for name, found in beside.items()}
     for k in range(1, len(readings) + 1):
         means = [np.mean(chosen, axis=0) for chosen in itertools.combinations(readings, k)]
-        both = [joined({**free, str(taught): mean}) for mean in means]
+        both = [joined([*free, mean], [1] * len(VOTE) + [k]) for mean in means]
         for name, scores in (("taught", means), ("vote-taught", both)):
             found = [_spearman(score, truth, counts) for score in scores]
             mean = np.mean(found, axis=0)

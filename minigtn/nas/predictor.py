@@ -168,7 +168,7 @@ def _rivals(scored: dict[str, Array], columns: Columns, vote: Sequence[str]) -> 
     """Scores (n,) that are fitted to nothing: FLOPs, the first taught reading, the vote."""
     rivals = {name: scored[name] for name in ("flops", *columns.taught[:1]) if name in scored}
     if vote and set(vote) <= set(columns.free):
-        rivals["vote"] = joined({name: scored[name] for name in vote})
+        rivals["vote"] = joined([scored[name] for name in vote], [1] * len(vote))
     return rivals
 
 

@@ -183,16 +183,19 @@ def _rank(
             file.write(line)
     columns = list(dict.fromkeys(column for estimator in made for column in estimator.columns))
     rows = read_scores(folder, archs, config.repeats)
-    result = compare(rows, columns, config.vote, config.bootstrap, config.seed)
+    curricula = max(1, len(estimators.curricula))
+    result = compare(rows, columns, config.vote, config.bootstrap, config.seed, curricula)
     result |= {"archs": archs, "truth": truth_name, "score": estimators.score, "config": to_dict(config)}
-    _combine(config, rows, result, space)
+    _combine(config, rows, result, space, curricula)
     result |= _repaid(estimators.curricula, result)
     write_json(folder / "rank.json", result)
     report.write(folder)
     return result
 
 
-def _combine(config: RankConfig, rows: list[dict[str, Any]], result: dict[str, Any], space: Space) -> None:
+def _combine(
+    config: RankConfig, rows: list[dict[str, Any]], result: dict[str, Any], space: Space, curricula: int
+) -> None:
     """Add to ``result`` what follows from the scores of several columns: predictors and replayed searches, or
     why there are none."""
     columns = predictor.columns_for(list(result["columns"]), FREE, result["score"])
@@ -211,7 +214,7 @@ def _combine(config: RankConfig, rows: list[dict[str, Any]], result: dict[str, A
     if columns is not None and config.searches:
         result["replay"] = replay(
             rows, space, columns, config.vote, config.budgets, config.searches, config.seed,
-            config.predictor_networks if enough else 0,
+            config.predictor_networks if enough else 0, curricula,
         )  # fmt: skip
 
 

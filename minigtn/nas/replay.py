@@ -14,7 +14,7 @@ differ from search to search, too.
 | halving | short real trainings of networks at random, longer ones of their better third, and so on |
 | flops, vote | the most FLOPs; the best mean rank of the free scores |
 | taught | the curriculum's last reading, of networks at random; the best of them |
-| vote-taught | the best mean of the ranks by the vote and by that reading |
+| vote-taught | the best mean rank of the free scores and that reading |
 | predictor | :mod:`minigtn.nas.predictor`, fitted on the real trainings of a few; the best prediction |
 | X, then real | half of it (predictor: what it needs) for X, then real trainings of its best; the best |
 | X, then halving | half of it for X, then halving that begins with its best |
@@ -64,16 +64,24 @@ class Seen:
     vote: tuple[str, ...]
     fitted: int
     """Networks that the predictor is fitted on; 0: none."""
+    curricula: int
+    """Whose mean a taught reading is."""
 
     def part(self, index: Index) -> Seen:
         """With these networks alone."""
         values = {name: column[index] for name, column in self.values.items()}
         seconds = {name: column[index] for name, column in self.seconds.items()}
-        return Seen(values, seconds, self.choices[index], self.columns, self.vote, self.fitted)
+        return Seen(
+            values, seconds, self.choices[index], self.columns, self.vote, self.fitted, self.curricula
+        )
 
     def cost(self, names: Sequence[str]) -> Array:
         """Seconds of these columns together, (n,)."""
         return self.columns.cost(names, self.seconds)
+
+    def votes(self, names: Sequence[str]) -> list[int]:
+        """How many each of these columns has."""
+        return [self.curricula if name in self.columns.taught else 1 for name in names]
 
     @property
     def real(self) -> Array:
@@ -97,6 +105,7 @@ def replay(
     searches: int,
     seed: int,
     fitted: int,
+    curricula: int = 1,
 ) -> dict[str, Any]:
     """What each strategy finds in the table, by budget: mean and standard deviation over the searches, of the
     regret, too, the best truth among the search's networks minus that of the one found, and of the difference
@@ -109,7 +118,7 @@ def replay(
     seconds = columns_of(rows, "seconds", columns)
     choices = np.array([list(space.to_choices(row["arch"]).values()) for row in rows])
     known = tuple(vote) if vote and set(vote) <= set(columns.free) else ()
-    everything = Seen(values, seconds, choices, columns, known, fitted)
+    everything = Seen(values, seconds, choices, columns, known, fitted, curricula)
     truth = np.array([row["truth"] for row in rows])
     mean_real = float(everything.real_seconds.mean())
     budgets = tuple(budgets) or tuple(round(k * mean_real, 3) for k in TRAININGS)
@@ -204,7 +213,7 @@ def _joined(seen: Seen, names: Sequence[str], among: Index) -> Array:
     """These columns joined ``among`` some networks, minus infinity for the others, (n,)."""
     scores = np.full(len(seen.real), -np.inf)
     if len(among):
-        scores[among] = joined({name: seen.values[name][among] for name in names})
+        scores[among] = joined([seen.values[name][among] for name in names], seen.votes(names))
     return scores
 
 
@@ -272,11 +281,11 @@ def _asha(seen: Seen, names: Sequence[str], budget: float, rng: np.random.Genera
             look = [value if math.isfinite(value) else None for value in values]
             others = [climb[number] for climb in climbs[:-1] if len(climb) > number]
             climbs[-1].append(look)
-            if not goes_on(look, others, rung, KEPT):
+            if not goes_on(look, others, seen.votes(rung), KEPT):
                 break
         if not climbs[-1]:
             break
-    return int(tried[np.argmax(order(climbs, rungs))]) if any(climbs) else None
+    return int(tried[np.argmax(order(climbs, [seen.votes(rung) for rung in rungs]))]) if any(climbs) else None
 
 
 def _evolution(seen: Seen, budget: float, rng: np.random.Generator) -> int | None:

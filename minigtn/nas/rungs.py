@@ -23,6 +23,7 @@ from minigtn.data.datasets import Dataset
 from minigtn.nas.candidate import Candidate, Estimator, Score
 from minigtn.nas.scores import REAL, EstimatorConfig, make
 from minigtn.nas.statistics import Array, joined
+from minigtn.nas.trainings import MeanOf
 from minigtn.networks.spaces import Space
 
 Look = list[float | None]
@@ -37,9 +38,9 @@ class Rung:
     estimators: tuple[Estimator, ...]
 
     @property
-    def names(self) -> list[str]:
-        """Those of its estimates."""
-        return estimates([self.name])
+    def votes(self) -> list[int]:
+        """How many each estimate has: as many as the trainings that it is the mean of."""
+        return [len(e.parts) if isinstance(e, MeanOf) else 1 for e in self.estimators]
 
     def look(self, network: Candidate) -> tuple[Look, float]:
         """The scores, and the seconds that they took together."""
@@ -85,18 +86,18 @@ def estimates(names: Iterable[str]) -> list[str]:
     return [part for name in names for part in name.split("+")]
 
 
-def goes_on(look: Look, others: Sequence[Look], names: Sequence[str], keep: int) -> bool:
-    """Whether a network that looks so on a rung with the estimates ``names``, beside those that were on it
-    before, is given the next one, as one in ``keep`` is. Never one with a score that is not finite."""
+def goes_on(look: Look, others: Sequence[Look], votes: Sequence[int], keep: int) -> bool:
+    """Whether a network that looks so on a rung whose estimates have so many votes, beside those that were on
+    it before, is given the next one, as one in ``keep`` is. Never one with a score that is not finite."""
     if None in look:
         return False
-    standing = _standing([look, *others], names)
+    standing = _standing([look, *others], votes)
     return int((standing > standing[0]).sum()) < max(1, len(standing) // keep)
 
 
-def order(climbs: Sequence[Sequence[Look]], rungs: Sequence[Sequence[str]]) -> list[int]:
+def order(climbs: Sequence[Sequence[Look]], rungs: Sequence[Sequence[int]]) -> list[int]:
     """How many of the others each network is better than, given what was seen of it on each of the ``rungs``
-    (the names of their estimates): one that came further, or as far with a better standing among all that
+    (the votes of their estimates): one that came further, or as far with a better standing among all that
     were there."""
     standing = [0.0] * len(climbs)
     for rung in range(max(map(len, climbs), default=0)):
@@ -107,7 +108,7 @@ def order(climbs: Sequence[Sequence[Look]], rungs: Sequence[Sequence[str]]) -> l
     return [sum(other < key for other in keys) for key in keys]
 
 
-def _standing(looks: Sequence[Look], names: Sequence[str]) -> Array:
+def _standing(looks: Sequence[Look], votes: Sequence[int]) -> Array:
     """What the scores say together, (n,), higher is better; one that is not finite is below all."""
     scores = np.array([[-np.inf if value is None else value for value in look] for look in looks])
-    return joined(dict(zip(names, scores.T, strict=True)))
+    return joined(list(scores.T), votes)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from minigtn.nas.trainings import Column, column_of
-from minigtn.nas.zero_cost import FREE
 from minigtn.runs.seeds import Purpose, seed_for
 
 MEASURES = ("spearman", "kendall", "precision", "regret")
@@ -20,7 +19,12 @@ Array = NDArray[np.float64]
 
 
 def compare(
-    rows: list[dict[str, Any]], columns: Sequence[str], vote: Sequence[str], bootstrap: int, seed: int
+    rows: list[dict[str, Any]],
+    columns: Sequence[str],
+    vote: Sequence[str],
+    bootstrap: int,
+    seed: int,
+    curricula: int = 1,
 ) -> dict[str, Any]:
     """Every column against the truth, on all networks and on the half with the higher truth: value and 95 %
     interval of each measure, and ``against`` its :func:`rivals` the difference of both, with a paired
@@ -36,7 +40,8 @@ def compare(
     seconds = {column: np.array([row["seconds"][column] for row in rows]) for column in columns}
     made_of = votes(columns, vote)
     for name, parts in made_of.items():
-        values[name] = joined({column: values[column] for column in parts})
+        of_each = [1] * len(vote) + [curricula] * (len(parts) - len(vote))
+        values[name] = joined([values[column] for column in parts], of_each)
         seconds[name] = np.sum([seconds[column] for column in parts], axis=0)
     better = np.sort(np.argsort(-truth, kind="stable")[: (len(rows) + 1) // 2])
     result: dict[str, Any] = {
@@ -73,19 +78,17 @@ def compare(
     }
 
 
-def joined(scores: Mapping[str, Array]) -> Array:
-    """Several scores (n,) by name as one, (n,): the mean rank of those that are free, and of those that take
-    a training, and of the two, where there are both, the mean rank again. Free scores say much the same, so
-    they count as one."""
-    kinds = [[v for name, v in scores.items() if (name in FREE) == free] for free in (True, False)]
-    each = [ranks(np.mean([ranks(v) for v in kind], axis=0)) for kind in kinds if kind]
-    mean: Array = np.mean(each, axis=0)
+def joined(scores: Sequence[Array], votes: Sequence[int]) -> Array:
+    """Several scores (n,) as one, (n,): the mean of their ranks, each with so many votes as there are
+    measurements that it is the mean of."""
+    mean: Array = np.average([ranks(score) for score in scores], axis=0, weights=votes)
     return mean
 
 
 def votes(columns: Sequence[str], vote: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """The columns that are :func:`joined` into ones of their own: vote, and vote-taught, which has the first
-    reading of a curriculum, too. Empty where a part of the vote is missing."""
+    reading of a curriculum (the mean of several: with so many votes), too. Empty where a part of the vote is
+    missing."""
     if not vote or not set(vote) <= set(columns):
         return {}
     taught = [name for name in columns if (c := column_of(name)) is not None and c.arm == "gtn"]

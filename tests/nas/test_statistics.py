@@ -105,9 +105,12 @@ def test_a_vote_with_the_first_taught_reading_is_compared_with_the_vote():
     result = compare(taken, columns, ("params", "flops"), 50, 0)
     assert result["votes"] == {"vote": ["params", "flops"], "vote-taught": ["params", "flops", "gtn-4-loss"]}
     both = result["columns"]["vote-taught"]
-    vote = np.array([row["scores"]["flops"] for row in taken])
-    mean = (ranks(vote) + ranks(np.arange(40.0))) / 2  # two free scores that say the same count as one
-    assert both["all"]["spearman"]["value"] == measures(mean, np.arange(40.0))["spearman"][0]
+    free = ranks(np.array([row["scores"]["flops"] for row in taken]))
+    for curricula in (1, 3):
+        mean = 2 * free + curricula * ranks(np.arange(40.0))
+        again = compare(taken, columns, ("params", "flops"), 50, 0, curricula)["columns"]["vote-taught"]
+        expected = measures(mean, np.arange(40.0))["spearman"][0]
+        assert again["all"]["spearman"]["value"] == pytest.approx(expected)
     assert set(both["against"]) == {"flops", "vote"}
     assert both["against"]["vote"]["all"]["spearman"]["low"] > 0
     assert both["seconds"]["mean"] == 3.5
