@@ -48,10 +48,12 @@ case "$size" in
         [ "$space" = nas-bench-macro ] || rank+=(--estimate.cells 1)
         sizes=(--estimate.steps 16 --estimate.real-steps 512 --estimate.batch-size 64) ;;
     paper)
-        teachers=1
-        train=(--preset "${preset:-cifar10-paper}" "${data[@]}")
-        rank+=(--estimate.valid-images 5000 --estimate.lr-scales 1 0.5 0.25)
-        sizes=(--estimate.steps 128 --estimate.real-steps 1024 --estimate.batch-size 128) ;;
+        train=(--preset "${preset:-cifar10-any}" "${data[@]}")
+        # T 128 on whole images, as the paper has it; --preset cifar10-paper is its generator and its learner
+        [ -n "$preset" ] || train+=(--teacher.inner-steps 128 --teacher.batch-size 64 --fidelity.image-size 0 --meta.readout-every 32
+            --meta.adjoint checkpointed)
+        rank+=(--estimate.channels 32 --estimate.valid-images 5000 --estimate.lr-scales 1 0.5 0.25 --estimate.read-at 16 32 64 512)
+        sizes=(--estimate.steps 128 --estimate.real-steps 1024 --estimate.batch-size 64) ;;
     *) echo "the sizes are tiny, cpu and paper, not $size" >&2; exit 2 ;;
 esac
 [ -n "$table" ] || { echo "give the table of accuracies: --table FILE.csv" >&2; exit 2; }
