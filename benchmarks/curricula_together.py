@@ -1,29 +1,31 @@
-"""What the mean of several curricula's readings is worth, for every choice of some of them.
+"""What the mean of several taught readings is worth: of several curricula, of several initial weights.
 
-    python benchmarks/curricula_together.py FOLDER FOLDER ... --out FILE.json
+    python benchmarks/curricula_together.py FOLDER FOLDER ... --beside FOLDER --out FILE.json
 
-The folders are rankings of the same networks (`minigtn nas rank`), each by one curriculum of another outer
-seed, from the same initial weights. For each number k of curricula: Spearman of the mean reading, the mean
-over all choices of k, their range, a 95 % interval (bootstrap over networks), and paired differences from
-FLOPs, the vote of the free scores, and real trainings, which the first folder has. The same for the vote with
-that mean.
+The folders are rankings of the same networks (`minigtn nas rank --repeats N`), each by one curriculum of
+another outer seed. Put together are one reading alone, the repeats of a curriculum, the curricula of a repeat,
+and all: Spearman of the mean reading, and of the vote of the free scores with it (mean ranks), averaged over the
+choices, with a 95 % interval (bootstrap over networks) and paired differences from FLOPs, that vote, and the
+real trainings, read for the loss, of the folder `--beside`.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from minigtn.nas.statistics import Array, joined, measures, resamples
-from minigtn.nas.tables import read_scores
+from minigtn.nas.statistics import Array, measures, ranks, resamples
+from minigtn.nas.tables import read_scores, scored
 from minigtn.nas.trainings import column_of
 
 VOTE = ("flops", "synflow", "naswot")
+Reading = tuple[int, int]
+"""The number of a folder, and of a repeat."""
 
 
 def main() -> None:
@@ -31,51 +33,63 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folders", nargs="+", type=Path)
+    parser.add_argument("--beside", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--score", default="loss")
     parser.add_argument("--bootstrap", type=int, default=1000)
     args = parser.parse_args()
-    tables = [{row["arch"]: row for row in read_scores(folder)} for folder in args.folders]
-    archs = [arch for arch in tables[0] if all(arch in table for table in tables)]
-    truth = np.array([tables[0][arch]["truth"] for arch in archs])
-    columns = [c for c in map(column_of, tables[0][archs[0]]["scores"]) if c and c.score == args.score]
-    taught = max((c for c in columns if c.arm == "gtn"), key=lambda c: c.steps)
-    readings = [_column(table, archs, str(taught)) for table in tables]
-    rivals = {name: _column(tables[0], archs, name) for name in VOTE}
-    rivals |= {str(c): _column(tables[0], archs, str(c)) for c in columns if c.arm == "real"}
-    free = [rivals[name] for name in VOTE]
-    counts = resamples(len(archs), args.bootstrap, 0)
-    beside = {
-        name: _spearman(scores, truth, counts)
-        for name, scores in {**rivals, "vote": joined(free, [1] * len(VOTE))}.items()
+    beside = {row["arch"]: row for row in read_scores(args.beside)}
+    archs = list(beside)
+    truth = np.array([beside[arch]["truth"] for arch in archs])
+    readings = {
+        (i, repeat): column
+        for i, folder in enumerate(args.folders)
+        for repeat, column in _readings(folder, archs).items()
     }
-    result: dict[str, Any] = {"networks": len(archs), "column": str(taught), "alone": {}, "together": {}}
-    result["alone"] = {name: _interval(found) for name, found in beside.items()}
-    for k in range(1, len(readings) + 1):
-        means = [np.mean(chosen, axis=0) for chosen in itertools.combinations(readings, k)]
-        both = [joined([*free, mean], [1] * len(VOTE) + [k]) for mean in means]
-        for name, scores in (("taught", means), ("vote-taught", both)):
-            found = [_spearman(score, truth, counts) for score in scores]
-            mean = np.mean(found, axis=0)
-            about = {"choices": len(found), "each": [round(float(f[0]), 3) for f in found], **_interval(mean)}
-            about["minus"] = {rival: _interval(mean - theirs) for rival, theirs in beside.items()}
-            result["together"][f"{name} {k}"] = about
+    columns = [c for c in map(column_of, beside[archs[0]]["scores"]) if c is not None]
+    names = [*VOTE, *(str(c) for c in columns if (c.arm, c.score) == ("real", "loss"))]
+    scores = {name: _column([beside[arch]["scores"][name] for arch in archs]) for name in names}
+    free = sum(ranks(scores[name]) for name in VOTE)
+    counts = resamples(len(archs), args.bootstrap, 0)
+    rivals = {name: _spearman(column, truth, counts) for name, column in {**scores, "vote": free}.items()}
+    result: dict[str, Any] = {"networks": len(archs), "alone": {n: _interval(f) for n, f in rivals.items()}}
+    for name, choices in _choices(list(readings)).items():
+        means = [np.mean([readings[key] for key in choice], axis=0) for choice in choices]
+        for kind, joined in (("taught", means), ("vote-taught", [free + ranks(mean) for mean in means])):
+            found = [_spearman(column, truth, counts) for column in joined]
+            result[f"{kind}, {name}"] = {
+                "each": [_compared(f, rivals) for f in found],
+                "mean": _compared(np.mean(found, axis=0), rivals),
+            }
     args.out.write_text(json.dumps(result, indent=1))
-    for name, about in {**result["alone"], **result["together"]}.items():
-        each = (
-            f"  {min(about['each'])} to {max(about['each'])}, n = {about['choices']}"
-            if "each" in about
-            else ""
-        )
-        print(f"{name:18s} {about['value']:6.3f} [{about['low']:.3f}, {about['high']:.3f}]{each}")
-        for rival, minus in about.get("minus", {}).items():
-            print(f"{'':20s} - {rival:14s} {minus['value']:+.3f} [{minus['low']:+.3f}, {minus['high']:+.3f}]")
+    _print(result)
 
 
-def _column(table: dict[str, Any], archs: list[str], name: str) -> Array:
+def _readings(folder: Path, archs: list[str]) -> dict[int, Array]:
+    """By repeat, the loss after the last taught step, (n,)."""
+    found: dict[int, dict[str, float | None]] = {}
+    for line in scored(folder):
+        taught = [c for c in map(column_of, line["scores"]) if c and (c.arm, c.score) == ("gtn", "loss")]
+        if taught:
+            last = str(max(taught, key=lambda c: c.steps))
+            found.setdefault(line["repeat"], {})[line["arch"]] = line["scores"][last]
+    return {repeat: _column([by_arch[arch] for arch in archs]) for repeat, by_arch in found.items()}
+
+
+def _choices(readings: list[Reading]) -> dict[str, list[list[Reading]]]:
+    folders = sorted({i for i, _ in readings})
+    repeats = sorted({r for _, r in readings})
+    return {
+        "one": [[key] for key in readings],
+        "the repeats of a curriculum": [[key for key in readings if key[0] == i] for i in folders],
+        "the curricula of a repeat": [[key for key in readings if key[1] == r] for r in repeats],
+        "all": [readings],
+    }
+
+
+def _column(values: Sequence[float | None]) -> Array:
     """Scores (n,); one that is not finite is below all."""
-    scores = np.array([table[arch]["scores"][name] for arch in archs], float)
-    return np.where(np.isfinite(scores), scores, -1e9)
+    column = np.array(values, float)
+    return np.where(np.isfinite(column), column, -1e9)
 
 
 def _spearman(score: Array, truth: Array, counts: Array) -> Array:
@@ -83,9 +97,24 @@ def _spearman(score: Array, truth: Array, counts: Array) -> Array:
     return np.concatenate([measures(score, truth)["spearman"], measures(score, truth, counts)["spearman"]])
 
 
-def _interval(found: Array) -> dict[str, float]:
+def _compared(found: Array, rivals: dict[str, Array]) -> dict[str, Any]:
+    return _interval(found) | {"minus": {name: _interval(found - theirs) for name, theirs in rivals.items()}}
+
+
+def _interval(found: Array) -> dict[str, Any]:
     low, high = np.percentile(found[1:], (2.5, 97.5))
-    return {"value": round(float(found[0]), 4), "low": round(float(low), 4), "high": round(float(high), 4)}
+    return {"value": round(float(found[0]), 3), "low": round(float(low), 3), "high": round(float(high), 3)}
+
+
+def _print(result: dict[str, Any]) -> None:
+    for name, about in result.items():
+        if not isinstance(about, dict) or "each" not in about:
+            continue
+        each = " ".join(f"{found['value']:.2f}" for found in about["each"])
+        mean = about["mean"]
+        print(f"{name:42s} {mean['value']:.3f} [{mean['low']:.3f}, {mean['high']:.3f}]   {each}")
+        for rival, minus in mean["minus"].items():
+            print(f"    - {rival:16s} {minus['value']:+.3f} [{minus['low']:+.3f}, {minus['high']:+.3f}]")
 
 
 if __name__ == "__main__":

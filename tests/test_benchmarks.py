@@ -200,35 +200,37 @@ def test_never_ruined_wants_a_refused_network_as_it_was(monkeypatch, change, out
     assert never_ruined.outcome(module, None, "auto") == outcome
 
 
-def test_curricula_that_err_independently_are_better_together(tmp_path, monkeypatch, capsys):
-    """Three readings of truth and noise: every choice is taken, the mean of all is better than each, and what
-    is compared is in the file."""
+def test_readings_that_err_independently_are_better_together(tmp_path, monkeypatch, capsys):
+    """Two curricula, two repeats of each, read truth and noise: the mean of all is better than that of one,
+    and the vote with it than the vote without."""
     rng = np.random.default_rng(0)
     truth = rng.normal(size=60)
-    for folder in ("a", "b", "c"):
+    for folder in ("a", "b"):
         lines = []
         for arch, t in enumerate(truth):
-            noisy = t + 1.5 * rng.normal(size=4)
-            names = ("gtn-4-loss", "flops", "synflow", "naswot")
-            scores = dict(zip(names, noisy, strict=True)) | {"gtn-2-loss": 0.0, "real-9-loss": t}
-            seconds = dict.fromkeys(scores, 1.0)
-            lines.append({"arch": str(arch), "repeat": 0, "truth": t, "scores": scores, "seconds": seconds})
+            for repeat in (0, 1):
+                noisy = t + 1.5 * rng.normal(size=4)
+                names = ("gtn-4-loss", "flops", "synflow", "naswot")
+                scores = dict(zip(names, noisy, strict=True)) | {"gtn-2-loss": 0.0, "real-9-loss": t}
+                about = {"arch": str(arch), "repeat": repeat, "truth": t}
+                lines.append({**about, "scores": scores, "seconds": dict.fromkeys(scores, 1.0)})
         (tmp_path / folder).mkdir()
         text = "".join(json.dumps(line) + "\n" for line in lines)
         (tmp_path / folder / "scores.jsonl").write_text(text)
     out = tmp_path / "out.json"
-    folders = [str(tmp_path / folder) for folder in "abc"]
-    monkeypatch.setattr(
-        "sys.argv", ["curricula_together.py", *folders, "--out", str(out), "--bootstrap", "50"]
-    )
+    folders = [str(tmp_path / folder) for folder in "ab"]
+    flags = ["--beside", folders[0], "--out", str(out), "--bootstrap", "50"]
+    monkeypatch.setattr("sys.argv", ["curricula_together.py", *folders, *flags])
     curricula_together.main()
     found = read_json(out)
-    together = found["together"]
-    assert found["column"] == "gtn-4-loss"
-    assert [together[f"taught {k}"]["choices"] for k in (1, 2, 3)] == [3, 3, 1]
-    assert together["taught 3"]["value"] > max(together["taught 1"]["each"])
-    assert together["taught 2"]["value"] == pytest.approx(np.mean(together["taught 2"]["each"]), abs=1e-3)
-    assert together["taught 3"]["minus"]["real-9-loss"]["high"] < 0  # the truth itself
-    assert together["vote-taught 3"]["minus"]["vote"]["low"] > 0
+    one, two, across, together = (
+        found[f"taught, {name}"]
+        for name in ("one", "the repeats of a curriculum", "the curricula of a repeat", "all")
+    )
+    assert [len(about["each"]) for about in (one, two, across, together)] == [4, 2, 2, 1]
+    assert together["mean"]["value"] > max(each["value"] for each in one["each"])
+    assert together["mean"]["value"] > two["mean"]["value"] > one["mean"]["value"]
+    assert together["mean"]["minus"]["real-9-loss"]["high"] < 0  # the truth itself
+    assert found["vote-taught, all"]["mean"]["minus"]["vote"]["low"] > 0
     assert found["alone"]["real-9-loss"]["value"] == 1.0
-    assert "taught 3" in capsys.readouterr().out
+    assert "taught, all" in capsys.readouterr().out

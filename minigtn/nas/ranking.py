@@ -22,11 +22,10 @@ from minigtn.nas import predictor, report
 from minigtn.nas.candidate import Candidate, Estimator
 from minigtn.nas.parallel import score_all
 from minigtn.nas.replay import replay
-from minigtn.nas.scores import UNTUNED, EstimatorConfig, at_fidelity, make, parts
+from minigtn.nas.scores import FREE, UNTUNED, EstimatorConfig, at_fidelity, make, parts
 from minigtn.nas.statistics import compare
 from minigtn.nas.tables import draw, read_scores, scored
 from minigtn.nas.trainings import column_of
-from minigtn.nas.zero_cost import FREE
 from minigtn.networks.spaces import Space
 from minigtn.networks.spaces.tables import read_table, truth_column
 from minigtn.runs.claim import claimed
@@ -183,19 +182,16 @@ def _rank(
             file.write(line)
     columns = list(dict.fromkeys(column for estimator in made for column in estimator.columns))
     rows = read_scores(folder, archs, config.repeats)
-    curricula = max(1, len(estimators.curricula))
-    result = compare(rows, columns, config.vote, config.bootstrap, config.seed, curricula)
+    result = compare(rows, columns, config.vote, config.bootstrap, config.seed)
     result |= {"archs": archs, "truth": truth_name, "score": estimators.score, "config": to_dict(config)}
-    _combine(config, rows, result, space, curricula)
+    _combine(config, rows, result, space)
     result |= _repaid(estimators.curricula, result)
     write_json(folder / "rank.json", result)
     report.write(folder)
     return result
 
 
-def _combine(
-    config: RankConfig, rows: list[dict[str, Any]], result: dict[str, Any], space: Space, curricula: int
-) -> None:
+def _combine(config: RankConfig, rows: list[dict[str, Any]], result: dict[str, Any], space: Space) -> None:
     """Add to ``result`` what follows from the scores of several columns: predictors and replayed searches, or
     why there are none."""
     columns = predictor.columns_for(list(result["columns"]), FREE, result["score"])
@@ -214,7 +210,7 @@ def _combine(
     if columns is not None and config.searches:
         result["replay"] = replay(
             rows, space, columns, config.vote, config.budgets, config.searches, config.seed,
-            config.predictor_networks if enough else 0, curricula,
+            config.predictor_networks if enough else 0,
         )  # fmt: skip
 
 

@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 
 from minigtn.nas.predictor import Columns, Index, columns_of, features_of, fit
 from minigtn.nas.rungs import Look, goes_on, order
-from minigtn.nas.statistics import Array, joined
+from minigtn.nas.statistics import Array, ranks
 from minigtn.networks.spaces import Space
 from minigtn.runs.seeds import Purpose, seed_for
 
@@ -64,24 +64,16 @@ class Seen:
     vote: tuple[str, ...]
     fitted: int
     """Networks that the predictor is fitted on; 0: none."""
-    curricula: int
-    """Whose mean a taught reading is."""
 
     def part(self, index: Index) -> Seen:
         """With these networks alone."""
         values = {name: column[index] for name, column in self.values.items()}
         seconds = {name: column[index] for name, column in self.seconds.items()}
-        return Seen(
-            values, seconds, self.choices[index], self.columns, self.vote, self.fitted, self.curricula
-        )
+        return Seen(values, seconds, self.choices[index], self.columns, self.vote, self.fitted)
 
     def cost(self, names: Sequence[str]) -> Array:
         """Seconds of these columns together, (n,)."""
         return self.columns.cost(names, self.seconds)
-
-    def votes(self, names: Sequence[str]) -> list[int]:
-        """How many each of these columns has."""
-        return [self.curricula if name in self.columns.taught else 1 for name in names]
 
     @property
     def real(self) -> Array:
@@ -105,7 +97,6 @@ def replay(
     searches: int,
     seed: int,
     fitted: int,
-    curricula: int = 1,
 ) -> dict[str, Any]:
     """What each strategy finds in the table, by budget: mean and standard deviation over the searches, of the
     regret, too, the best truth among the search's networks minus that of the one found, and of the difference
@@ -118,7 +109,7 @@ def replay(
     seconds = columns_of(rows, "seconds", columns)
     choices = np.array([list(space.to_choices(row["arch"]).values()) for row in rows])
     known = tuple(vote) if vote and set(vote) <= set(columns.free) else ()
-    everything = Seen(values, seconds, choices, columns, known, fitted, curricula)
+    everything = Seen(values, seconds, choices, columns, known, fitted)
     truth = np.array([row["truth"] for row in rows])
     mean_real = float(everything.real_seconds.mean())
     budgets = tuple(budgets) or tuple(round(k * mean_real, 3) for k in TRAININGS)
@@ -188,10 +179,10 @@ def strategies(seen: Seen) -> dict[str, Strategy]:
         result["taught"] = lambda seen, budget, rng: _best(seen, first, budget, rng)
         result |= _then("taught", first, columns)
     if columns.taught and seen.vote:
-        both = (*seen.vote, *columns.taught[:1])
-        result["vote-taught"] = lambda seen, budget, rng: _best(seen, both, budget, rng)
-        result |= _then("vote-taught", both, columns)
-        result["vote-taught, asha"] = lambda seen, budget, rng: _asha(seen, both, budget, rng)
+        joined = (*seen.vote, *columns.taught[:1])
+        result["vote-taught"] = lambda seen, budget, rng: _best(seen, joined, budget, rng)
+        result |= _then("vote-taught", joined, columns)
+        result["vote-taught, asha"] = lambda seen, budget, rng: _asha(seen, joined, budget, rng)
     for name, parts in (("predictor-free", columns.free), ("predictor", columns.all_features)):
         if not seen.fitted or (name == "predictor" and not columns.taught):
             continue
@@ -210,10 +201,10 @@ def _top(among: Index, scores: Array) -> int | None:
 
 
 def _joined(seen: Seen, names: Sequence[str], among: Index) -> Array:
-    """These columns joined ``among`` some networks, minus infinity for the others, (n,)."""
+    """The mean rank of these columns ``among`` some networks, minus infinity for the others, (n,)."""
     scores = np.full(len(seen.real), -np.inf)
     if len(among):
-        scores[among] = joined([seen.values[name][among] for name in names], seen.votes(names))
+        scores[among] = np.mean([ranks(seen.values[name][among]) for name in names], axis=0)
     return scores
 
 
@@ -222,7 +213,7 @@ def _random(seen: Seen, budget: float, rng: np.random.Generator) -> int | None:
 
 
 def _best(seen: Seen, names: Sequence[str], budget: float, rng: np.random.Generator) -> int | None:
-    """The best of these columns joined."""
+    """The best mean rank of these columns."""
     tried = _afford(rng.permutation(len(seen.real)), seen.cost(names), budget)
     return _top(tried, _joined(seen, names, tried))
 
@@ -281,11 +272,11 @@ def _asha(seen: Seen, names: Sequence[str], budget: float, rng: np.random.Genera
             look = [value if math.isfinite(value) else None for value in values]
             others = [climb[number] for climb in climbs[:-1] if len(climb) > number]
             climbs[-1].append(look)
-            if not goes_on(look, others, seen.votes(rung), KEPT):
+            if not goes_on(look, others, KEPT):
                 break
         if not climbs[-1]:
             break
-    return int(tried[np.argmax(order(climbs, [seen.votes(rung) for rung in rungs]))]) if any(climbs) else None
+    return int(tried[np.argmax(order(climbs))]) if any(climbs) else None
 
 
 def _evolution(seen: Seen, budget: float, rng: np.random.Generator) -> int | None:

@@ -2,8 +2,7 @@
 
     rungs = make_rungs(("flops+naswot+gtn", "real-512"), config, space, data, seed, tuning={})
 
-A rung is an estimate, or several joined by ``+``, which are compared by mean ranks
-(:func:`minigtn.nas.statistics.joined`).
+A rung is an estimate, or several joined by ``+``, which are compared by the mean of a network's ranks.
 Asynchronous successive halving (Li et al. 2020, arXiv 1810.05934), in the form that Optuna's pruner has it:
 a network goes on if it is in the better third (or whatever part is kept) of those that were seen on its rung
 so far, itself included, and one that was stopped stays stopped.
@@ -22,8 +21,7 @@ import numpy as np
 from minigtn.data.datasets import Dataset
 from minigtn.nas.candidate import Candidate, Estimator, Score
 from minigtn.nas.scores import REAL, EstimatorConfig, make
-from minigtn.nas.statistics import Array, joined
-from minigtn.nas.trainings import MeanOf
+from minigtn.nas.statistics import Array, ranks
 from minigtn.networks.spaces import Space
 
 Look = list[float | None]
@@ -36,11 +34,6 @@ class Rung:
 
     name: str
     estimators: tuple[Estimator, ...]
-
-    @property
-    def votes(self) -> list[int]:
-        """How many each estimate has: as many as the trainings that it is the mean of."""
-        return [len(e.parts) if isinstance(e, MeanOf) else 1 for e in self.estimators]
 
     def look(self, network: Candidate) -> tuple[Look, float]:
         """The scores, and the seconds that they took together."""
@@ -86,29 +79,29 @@ def estimates(names: Iterable[str]) -> list[str]:
     return [part for name in names for part in name.split("+")]
 
 
-def goes_on(look: Look, others: Sequence[Look], votes: Sequence[int], keep: int) -> bool:
-    """Whether a network that looks so on a rung whose estimates have so many votes, beside those that were on
-    it before, is given the next one, as one in ``keep`` is. Never one with a score that is not finite."""
+def goes_on(look: Look, others: Sequence[Look], keep: int) -> bool:
+    """Whether a network that looks so on a rung, beside those that were on it before, is given the next one,
+    as one in ``keep`` is. Never one with a score that is not finite."""
     if None in look:
         return False
-    standing = _standing([look, *others], votes)
+    standing = _standing([look, *others])
     return int((standing > standing[0]).sum()) < max(1, len(standing) // keep)
 
 
-def order(climbs: Sequence[Sequence[Look]], rungs: Sequence[Sequence[int]]) -> list[int]:
-    """How many of the others each network is better than, given what was seen of it on each of the ``rungs``
-    (the votes of their estimates): one that came further, or as far with a better standing among all that
-    were there."""
+def order(climbs: Sequence[Sequence[Look]]) -> list[int]:
+    """How many of the others each network is better than, given what was seen of it, rung by rung: one that
+    came further, or as far with a better standing among all that were there."""
     standing = [0.0] * len(climbs)
     for rung in range(max(map(len, climbs), default=0)):
         there = [i for i, climb in enumerate(climbs) if len(climb) > rung]
-        for i, value in zip(there, _standing([climbs[i][rung] for i in there], rungs[rung]), strict=True):
+        for i, value in zip(there, _standing([climbs[i][rung] for i in there]), strict=True):
             standing[i] = float(value)
     keys = list(zip(map(len, climbs), standing, strict=True))
     return [sum(other < key for other in keys) for key in keys]
 
 
-def _standing(looks: Sequence[Look], votes: Sequence[int]) -> Array:
-    """What the scores say together, (n,), higher is better; one that is not finite is below all."""
+def _standing(looks: Sequence[Look]) -> Array:
+    """The mean of each network's ranks, (n,), higher is better; a score that is not finite is below all."""
     scores = np.array([[-np.inf if value is None else value for value in look] for look in looks])
-    return joined(list(scores.T), votes)
+    standing: Array = np.mean([ranks(column) for column in scores.T], axis=0)
+    return standing

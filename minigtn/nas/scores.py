@@ -33,7 +33,7 @@ from minigtn.data.datasets import Dataset, averaged
 from minigtn.nas.candidate import Candidate, Estimator, stopwatch
 from minigtn.nas.parallel import score_all
 from minigtn.nas.trainings import MeanOf, RealTraining, TaughtTraining
-from minigtn.nas.zero_cost import FREE, ZeroCost
+from minigtn.nas.zero_cost import ZeroCost
 from minigtn.networks.spaces import SPACES, Space
 from minigtn.runs.progress import progress_bar
 from minigtn.runs.seeds import Purpose, seed_for
@@ -46,6 +46,7 @@ UNTUNED: dict[str, Any] = {"lr": 0.0, "momentum": 0.0, "lr_scale": 1.0}
 """Stands in for a tuning where :func:`make` is only asked whether the settings fit."""
 VALID_IMAGES = 1000
 """Of a reading, where nothing else is said."""
+FREE = ("params", "flops", "synflow", "naswot")
 REAL = ("real", "real-constant", "gtn-real")
 ESTIMATORS = ("gtn", *REAL, *FREE)
 

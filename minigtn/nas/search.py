@@ -48,8 +48,7 @@ class SearchConfig(ProposalConfig):
     """Search space; by default that of the curriculum's teacher, or nas-bench-macro."""
     estimator: str = "gtn"
     """What is maximized: gtn, real, real-constant or gtn-real, at the last step, params, flops, synflow or
-    naswot. Several joined by +, as in flops+naswot+gtn: the mean of a network's ranks, in which gtn
-    has a vote for each of its curricula."""
+    naswot. Several joined by +, as in flops+naswot+gtn: the mean of a network's ranks."""
     rungs: tuple[str, ...] = ()
     """Longer estimates, such as real-128 real-512 (annealed, so many steps), one after the other for the
     better ones of the networks that came as far (minigtn.nas.rungs)."""
@@ -165,7 +164,7 @@ def search(
 
 def _found(trials: list[Any], rungs: tuple[Rung, ...]) -> Found:
     finished = in_state(trials, "COMPLETE")
-    places = order([trial.user_attrs["scores"] for trial in finished], [rung.votes for rung in rungs])
+    places = order([trial.user_attrs["scores"] for trial in finished])
     best_first = sorted(range(len(finished)), key=lambda i: -places[i])
     ranking = [(finished[i].user_attrs["arch"], finished[i].value) for i in best_first]
     reached = {t.user_attrs["arch"]: rungs[len(t.user_attrs["scores"]) - 1].name for t in finished}
@@ -200,7 +199,7 @@ def _work(job: _Job, study: Study, show: Callable[[list[Any]], None]) -> None:
 
 
 def _propose(job: _Job, finished: Finished, known: set[str]) -> str:
-    places = order([trial.user_attrs["scores"] for _, trial in finished], [r.votes for r in job.rungs])
+    places = order([trial.user_attrs["scores"] for _, trial in finished])
     history: History = [(arch, float(place)) for (arch, _), place in zip(finished, places, strict=True)]
     return propose(job.config, job.space, history, known)
 
@@ -217,7 +216,7 @@ def _climb(job: _Job, study: Study, trial: int, network: Candidate) -> tuple[lis
             break
         study.note(trial, scores=looks)
         others = [theirs[number] for theirs in study.others(trial, "scores") if len(theirs) > number]
-        if not goes_on(look, others, rung.votes, job.config.keep):
+        if not goes_on(look, others, job.config.keep):
             break
     return looks, seconds
 

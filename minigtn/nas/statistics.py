@@ -19,12 +19,7 @@ Array = NDArray[np.float64]
 
 
 def compare(
-    rows: list[dict[str, Any]],
-    columns: Sequence[str],
-    vote: Sequence[str],
-    bootstrap: int,
-    seed: int,
-    curricula: int = 1,
+    rows: list[dict[str, Any]], columns: Sequence[str], vote: Sequence[str], bootstrap: int, seed: int
 ) -> dict[str, Any]:
     """Every column against the truth, on all networks and on the half with the higher truth: value and 95 %
     interval of each measure, and ``against`` its :func:`rivals` the difference of both, with a paired
@@ -40,8 +35,7 @@ def compare(
     seconds = {column: np.array([row["seconds"][column] for row in rows]) for column in columns}
     made_of = votes(columns, vote)
     for name, parts in made_of.items():
-        of_each = [1] * len(vote) + [curricula] * (len(parts) - len(vote))
-        values[name] = joined([values[column] for column in parts], of_each)
+        values[name] = np.mean([ranks(values[column]) for column in parts], axis=0)
         seconds[name] = np.sum([seconds[column] for column in parts], axis=0)
     better = np.sort(np.argsort(-truth, kind="stable")[: (len(rows) + 1) // 2])
     result: dict[str, Any] = {
@@ -78,17 +72,9 @@ def compare(
     }
 
 
-def joined(scores: Sequence[Array], votes: Sequence[int]) -> Array:
-    """Several scores (n,) as one, (n,): the mean of their ranks, each with so many votes as there are
-    measurements that it is the mean of."""
-    mean: Array = np.average([ranks(score) for score in scores], axis=0, weights=votes)
-    return mean
-
-
 def votes(columns: Sequence[str], vote: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """The columns that are :func:`joined` into ones of their own: vote, and vote-taught, which has the first
-    reading of a curriculum (the mean of several: with so many votes), too. Empty where a part of the vote is
-    missing."""
+    """The columns whose mean ranks are columns of their own: vote, and vote-taught, which has the first
+    reading of a curriculum, too. Empty where a part of the vote is missing."""
     if not vote or not set(vote) <= set(columns):
         return {}
     taught = [name for name in columns if (c := column_of(name)) is not None and c.arm == "gtn"]

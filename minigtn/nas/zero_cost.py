@@ -10,8 +10,6 @@ from torch import Tensor, nn
 
 from minigtn.nas.candidate import Candidate, Score, stopwatch
 
-FREE = ("params", "flops", "synflow", "naswot")
-
 
 @dataclass(frozen=True)
 class ZeroCost:

@@ -84,7 +84,7 @@ def test_no_strategy_spends_more_than_it_has(budget):
     seen = Seen(
         {name: np.array([row["scores"][name] for row in taken]) for name in SECONDS},
         {name: np.full(81, seconds) for name, seconds in SECONDS.items()},
-        np.array([list(row["arch"]) for row in taken]), COLUMNS, ("flops", "naswot"), 8, 1,
+        np.array([list(row["arch"]) for row in taken]), COLUMNS, ("flops", "naswot"), 8,
     )  # fmt: skip
     spent = []
     afford = module._afford
@@ -180,7 +180,7 @@ def test_the_rungs_of_a_search_are_replayed():
     seen = Seen(
         {name: np.array([row["scores"][name] for row in taken]) for name in SECONDS},
         {name: np.full(81, seconds) for name, seconds in SECONDS.items()},
-        np.array([list(row["arch"]) for row in taken]), COLUMNS, ("flops", "naswot"), 0, 1,
+        np.array([list(row["arch"]) for row in taken]), COLUMNS, ("flops", "naswot"), 0,
     )  # fmt: skip
     names = COLUMNS.taught[:1]
     rng = np.random.default_rng
