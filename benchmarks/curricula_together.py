@@ -3,10 +3,10 @@
     python benchmarks/curricula_together.py FOLDER FOLDER ... --beside FOLDER --out FILE.json
 
 The folders are rankings of the same networks (`minigtn nas rank --repeats N`), each by one curriculum of
-another outer seed. Put together are one reading alone, the repeats of a curriculum, the curricula of a repeat,
-and all: Spearman of the mean reading, and of the vote of the free scores with it (mean ranks), averaged over the
-choices, with a 95 % interval (bootstrap over networks) and paired differences from FLOPs, that vote, and the
-real trainings, read for the loss, of the folder `--beside`.
+another outer seed. Put together are one reading alone, the repeats of a curriculum, the curricula of a
+repeat, and all: Spearman of the mean reading, and of the vote of the free scores with it (mean ranks),
+averaged over the choices, with a 95 % interval (bootstrap over networks) and paired differences from FLOPs,
+that vote, and the real trainings, read for the loss, of the folder `--beside`.
 """
 
 from __future__ import annotations
