@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from minigtn.nas.statistics import MEASURES, PARTS, Array, interval, measures, ranks, resamples
+from minigtn.nas.statistics import MEASURES, PARTS, Array, interval, mean_rank, measures, ranks, resamples
 from minigtn.nas.trainings import SCORES, Column, column_of
 from minigtn.runs.seeds import Purpose, seed_for
 
@@ -168,7 +168,7 @@ def _rivals(scored: dict[str, Array], columns: Columns, vote: Sequence[str]) -> 
     """Scores (n,) that are fitted to nothing: FLOPs, the first taught reading, the vote."""
     rivals = {name: scored[name] for name in ("flops", *columns.taught[:1]) if name in scored}
     if vote and set(vote) <= set(columns.free):
-        rivals["vote"] = np.mean([ranks(scored[name]) for name in vote], axis=0)
+        rivals["vote"] = mean_rank([scored[name] for name in vote])
     return rivals
 
 

@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 
 from minigtn.nas.predictor import Columns, Index, columns_of, features_of, fit
 from minigtn.nas.rungs import Look, goes_on, order
-from minigtn.nas.statistics import Array, ranks
+from minigtn.nas.statistics import Array, mean_rank
 from minigtn.networks.spaces import Space
 from minigtn.runs.seeds import Purpose, seed_for
 
@@ -204,7 +204,7 @@ def _joined(seen: Seen, names: Sequence[str], among: Index) -> Array:
     """The mean rank of these columns ``among`` some networks, minus infinity for the others, (n,)."""
     scores = np.full(len(seen.real), -np.inf)
     if len(among):
-        scores[among] = np.mean([ranks(seen.values[name][among]) for name in names], axis=0)
+        scores[among] = mean_rank([seen.values[name][among] for name in names])
     return scores
 
 

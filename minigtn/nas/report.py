@@ -93,6 +93,9 @@ def _header(result: dict[str, Any], saved: dict[str, Any]) -> str:
         f"networks with the highest truth. Trainings are read for {READ_FOR[result['score']]}; rank.json has "
         "the others."
     )
+    curricula = 1 + len(saved["config"].get("more_curricula", ()))
+    if curricula > 1:
+        intro += f" A taught reading is the mean of a training by each of {curricula} curricula."
     counted = {name: result["columns"][name]["not_finite"] for name in shown(result)}
     lost = ", ".join(f"{n} of {name}" for name, n in counted.items() if n)
     note = f"Scores that were not finite rank last: {lost}." if lost else ""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,7 +22,7 @@ import numpy as np
 from minigtn.data.datasets import Dataset
 from minigtn.nas.candidate import Candidate, Estimator, Score
 from minigtn.nas.scores import REAL, EstimatorConfig, make
-from minigtn.nas.statistics import Array, ranks
+from minigtn.nas.statistics import Array, mean_rank
 from minigtn.networks.spaces import Space
 
 Look = list[float | None]
@@ -97,11 +98,11 @@ def order(climbs: Sequence[Sequence[Look]]) -> list[int]:
         for i, value in zip(there, _standing([climbs[i][rung] for i in there]), strict=True):
             standing[i] = float(value)
     keys = list(zip(map(len, climbs), standing, strict=True))
-    return [sum(other < key for other in keys) for key in keys]
+    in_order = sorted(keys)
+    return [bisect_left(in_order, key) for key in keys]
 
 
 def _standing(looks: Sequence[Look]) -> Array:
     """The mean of each network's ranks, (n,), higher is better; a score that is not finite is below all."""
     scores = np.array([[-np.inf if value is None else value for value in look] for look in looks])
-    standing: Array = np.mean([ranks(column) for column in scores.T], axis=0)
-    return standing
+    return mean_rank(list(scores.T))

@@ -35,7 +35,7 @@ def compare(
     seconds = {column: np.array([row["seconds"][column] for row in rows]) for column in columns}
     made_of = votes(columns, vote)
     for name, parts in made_of.items():
-        values[name] = np.mean([ranks(values[column]) for column in parts], axis=0)
+        values[name] = mean_rank([values[column] for column in parts])
         seconds[name] = np.sum([seconds[column] for column in parts], axis=0)
     better = np.sort(np.argsort(-truth, kind="stable")[: (len(rows) + 1) // 2])
     result: dict[str, Any] = {
@@ -161,5 +161,15 @@ def interval(value: Array, drawn: Array) -> dict[str, float | None]:
 
 
 def ranks(values: Array) -> Array:
-    """Ranks around their mean, ties averaged; what is not finite comes last, that is, lowest."""
-    return _signs(np.where(np.isfinite(values), values, -np.inf)).sum(1) / 2
+    """Ranks around their mean, (n,), ties averaged; what is not finite comes last, that is, lowest. Time: a
+    sort."""
+    finite = np.where(np.isfinite(values), values, -np.inf)
+    in_order = np.sort(finite)
+    below, not_above = (np.searchsorted(in_order, finite, side) for side in ("left", "right"))
+    return (below + not_above - len(values)) / 2
+
+
+def mean_rank(scores: Sequence[Array]) -> Array:
+    """Several scores (n,) as one, (n,): the mean of their ranks."""
+    mean: Array = np.mean([ranks(score) for score in scores], axis=0)
+    return mean

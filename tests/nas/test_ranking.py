@@ -271,6 +271,16 @@ def test_meta_training_is_repaid_by_what_real_trainings_take_longer(tmp_path):
     assert ranking._repaid((), result) == {}
 
 
+def test_the_page_says_of_how_many_curricula_a_reading_is_the_mean(table, tmp_path):
+    settings = replace(ESTIMATORS, more_curricula=(ESTIMATORS.curriculum,))
+    one = replace(CONFIG, estimators=("gtn",), vote=(), bootstrap=5)
+    rank(one, settings, DIGITS, table, tmp_path / "two", TinySpace(), bar=False)
+    rank(one, ESTIMATORS, DIGITS, table, tmp_path / "one", TinySpace(), bar=False)
+    said = "mean of a training by each of 2 curricula"
+    assert said in (tmp_path / "two" / "report.html").read_text()
+    assert "by each of" not in (tmp_path / "one" / "report.html").read_text()
+
+
 def test_without_what_a_predictor_takes_it_is_said(table, tmp_path):
     result = run(replace(CONFIG, estimators=("params",), vote=()), table, tmp_path / "run")
     assert "replay" not in result
